@@ -1,0 +1,38 @@
+# Each recipe is one line, so it can be typed without just.
+
+default: check
+
+build:
+    go build -trimpath -o bin/gatemesh .
+
+test:
+    go test ./...
+
+race:
+    go test -race ./...
+
+fmt:
+    go tool gofumpt -w .
+
+# formatting, vet, staticcheck, tidy modules, tests
+check:
+    test -z "$(go tool gofumpt -l .)" && go vet ./... && go tool staticcheck ./... && go mod tidy -diff && go test ./...
+
+# the namespace lab with all its figures (root)
+lab:
+    go test -count=1 -timeout 60m -v -run TestLab ./node -lab.full
+
+lab-strict:
+    go test -count=1 -timeout 60m -v -run TestLab ./node -lab.full -lab.strict
+
+bench:
+    go test -run='^$' -bench=. -count=10 ./... | tee bench/new.txt
+
+benchonce:
+    go test -run='^$' -bench=. -benchtime=1x ./...
+
+cross:
+    for t in linux/arm64 darwin/arm64 windows/amd64 freebsd/amd64; do GOOS=${t%/*} GOARCH=${t#*/} CGO_ENABLED=0 go build -o /dev/null . || exit 1; done
+
+fuzz seconds="30":
+    for p in $(go list ./...); do for f in $(go test -list '^Fuzz' $p | grep ^Fuzz); do go test -run='^$' -fuzz="^$f\$" -fuzztime={{seconds}}s $p || exit 1; done; done

@@ -1,0 +1,127 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+const fieldAdmission = "admission"
+
+// Admission says that a gateway may be a member.
+type Admission struct {
+	Key       ed25519.PublicKey // of the gateway; its node is NodeOf(Key)
+	Name      string            // when it was admitted; at most 255 bytes
+	Sponsor   Node
+	At        time.Time // to the millisecond
+	Statement []byte    // the sponsor's signature, as SignAdmission makes it; at most 4 KiB
+}
+
+// wireAdmission is the value of an admission's one cell in CBOR.
+type wireAdmission struct {
+	Key       []byte `cbor:"1,keyasint"`
+	Name      string `cbor:"2,keyasint,omitempty"`
+	Sponsor   []byte `cbor:"3,keyasint"`
+	At        int64  `cbor:"4,keyasint"` // Unix milliseconds
+	Statement []byte `cbor:"5,keyasint,omitempty"`
+}
+
+func admissionRef(n Node) ref { return refOf(kindAdmission, n[:]) }
+
+// Admit records an admission, in place of an earlier one of the same key.
+func (s *Store) Admit(ctx context.Context, a Admission) error {
+	if len(a.Key) != ed25519.PublicKeySize {
+		return fmt.Errorf("admit: key of %d bytes: %w", len(a.Key), ErrInvalidKey)
+	}
+	if len(a.Name) > 255 || len(a.Statement) > 4<<10 {
+		return fmt.Errorf("admit: name or statement: %w", ErrTooLarge)
+	}
+	value, err := encoder.Marshal(wireAdmission{
+		Key: a.Key, Name: a.Name, Sponsor: a.Sponsor[:], At: a.At.UnixMilli(), Statement: a.Statement,
+	})
+	if err != nil {
+		return fmt.Errorf("encode admission: %w", err)
+	}
+	return s.update(ctx, func(t *tx) error { return t.put(admissionRef(NodeOf(a.Key)), fieldAdmission, value) })
+}
+
+// Admitted returns the admission of a gateway and whether there is one.
+func (s *Store) Admitted(n Node) (a Admission, ok bool, err error) {
+	err = s.view(func(txn *badger.Txn) error {
+		e, err := readEntity(snapshot{txn}, admissionRef(n))
+		if err != nil {
+			return err
+		}
+		a, ok = admissionOf(n[:], e)
+		return nil
+	})
+	return a, ok, err
+}
+
+// Admissions returns all admissions, by name, then node.
+func (s *Store) Admissions() ([]Admission, error) {
+	var as []Admission
+	err := s.eachEntity(kindAdmission, func(id []byte, e *entity) error {
+		if a, ok := admissionOf(id, e); ok {
+			as = append(as, a)
+		}
+		return nil
+	})
+	slices.SortFunc(as, func(a, b Admission) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(string(a.Key), string(b.Key)))
+	})
+	return as, err
+}
+
+// admissionOf reads an admission. One whose key is not that of its node is none.
+func admissionOf(id []byte, e *entity) (Admission, bool) {
+	var w wireAdmission
+	c := e.get(fieldAdmission)
+	if c == nil || decoder.Unmarshal(c.value, &w) != nil {
+		return Admission{}, false
+	}
+	if len(w.Key) != ed25519.PublicKeySize || len(w.Sponsor) != len(Node{}) {
+		return Admission{}, false
+	}
+	if n := NodeOf(w.Key); string(n[:]) != string(id) {
+		return Admission{}, false
+	}
+	return Admission{
+		Key: w.Key, Name: w.Name, Sponsor: Node(w.Sponsor),
+		At: time.UnixMilli(w.At).UTC(), Statement: w.Statement,
+	}, true
+}
+
+// eachEntity calls fn with every entity of a kind, by id, all of one committed
+// state. The id and the entity may be kept.
+func (s *Store) eachEntity(kind string, fn func(id []byte, e *entity) error) error {
+	return s.view(func(txn *badger.Txn) error {
+		prefix := append([]byte{atEntity, byte(len(kind))}, kind...)
+		it := txn.NewIterator(prefixed(prefix))
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			r, _, ok := cutRef(it.Item().Key()[1:])
+			if !ok {
+				continue
+			}
+			b, err := it.Item().ValueCopy(nil)
+			if err != nil {
+				return fmt.Errorf("read %s: %w", kind, err)
+			}
+			e, err := decodeEntity(b)
+			if err != nil {
+				return err
+			}
+			if err := fn(r.id(), e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,116 @@
+package cluster
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// Two devices enrolled on two sides of a split may claim one address. The older
+// claim by stamp keeps it, everywhere at once, since it is decided by reading the
+// claims; the other device shows no address of that family until a new claim is
+// written for it. The gateway that wrote the losing claim writes it as soon as it
+// sees the conflict, so normally exactly one does. If that one is gone for good,
+// any other does, between 10 and 20 seconds after it saw the conflict. Should two
+// write at once, the later stamp wins as with any field. Either way there is one
+// claim per device and, as each new claim is of an address that its writer saw
+// free, the conflicts end.
+const patience = 10 * time.Second
+
+// contests are the addresses that more than one device claims, with the time
+// from which any gateway may settle them; zero: not looked at yet.
+type contests map[netip.Addr]time.Time
+
+func (c contests) load(txn *badger.Txn, now time.Time) error {
+	it := txn.NewIterator(keysOnly([]byte{atContest}))
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		c.note(string(it.Item().Key()), true)
+	}
+	return nil
+}
+
+// note keeps track of a key of atContest that was set or deleted.
+func (c contests) note(key string, set bool) {
+	a, ok := netip.AddrFromSlice([]byte(key[1:]))
+	switch {
+	case !ok:
+	case set:
+		c[a] = time.Time{}
+	default:
+		delete(c, a)
+	}
+}
+
+// wait returns how long nothing is to be done.
+func (c contests) wait(now time.Time) time.Duration {
+	wait := time.Hour
+	for _, due := range c {
+		wait = min(wait, max(due.Sub(now), 0))
+	}
+	return wait
+}
+
+// settle gives new claims to the devices that lost an address: those that this
+// gateway gave, at once, and all others when their time has come.
+func (s *Store) settle(now time.Time) error {
+	for a, due := range s.contests {
+		if due.After(now) {
+			continue
+		}
+		all := !due.IsZero()
+		s.contests[a] = now.Add(patience + rand.N(patience))
+		for more := true; more; {
+			err := s.alone(func(t *tx) (err error) {
+				more, err = t.settle(a, all)
+				return err
+			})
+			if errors.Is(err, ErrPoolFull) || errors.Is(err, ErrNoPool) {
+				s.log.Warn("a device is without an address", "contested", a, "error", err)
+				break
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// settle writes a new claim for one device that lost an address, and reports
+// whether it did.
+func (t *tx) settle(a netip.Addr, all bool) (done bool, err error) {
+	b, err := t.get(addressKey(a))
+	if err != nil {
+		return false, err
+	}
+	keeper, err := keeperOf(t, a)
+	if err != nil {
+		return false, err
+	}
+	field := addressField(a)
+	for _, k := range decodeKeys(b) {
+		e, err := t.entity(deviceRef(k))
+		if err != nil {
+			return false, err
+		}
+		c := e.get(field)
+		if k == keeper || c == nil || !all && c.stamp.author.node() != t.author.node() {
+			continue
+		}
+		return true, t.reclaim(k, field)
+	}
+	return false, nil
+}
+
+// reclaim gives a device another address of a family.
+func (t *tx) reclaim(key Key, field string) error {
+	a, err := t.allocate(key, field)
+	if err != nil {
+		return err
+	}
+	return t.put(deviceRef(key), field, a.AsSlice())
+}

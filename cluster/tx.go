@@ -1,0 +1,292 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// Keys in Badger. All numbers are big-endian.
+//
+//	e ref                 an entity: its cells
+//	d author seq ref field   the dot of a stored cell: who wrote it, as his how-manieth
+//	h author              the head of an author: seq (8), number of stored cells (8)
+//	n name                the devices of a name: their keys, sorted
+//	a address             the devices that claim an address: their keys, sorted
+//	x address             an address that more than one device claims
+//	v key                 a device alive as it is shown, see view.go
+//	m name                one number or text about the store itself
+const (
+	atEntity  = 'e'
+	atDot     = 'd'
+	atHead    = 'h'
+	atName    = 'n'
+	atAddress = 'a'
+	atContest = 'x'
+	atView    = 'v'
+	atMeta    = 'm'
+)
+
+var (
+	metaFormat  = []byte("mformat")
+	metaCeiling = []byte("mceiling")
+	metaPrint   = []byte("mprint")   // exclusive or of the prints of all cells
+	metaDevices = []byte("mdevices") // number of devices alive
+)
+
+func entityKey(r ref) []byte { return append([]byte{atEntity}, r...) }
+
+func dotKey(r ref, c *cell) []byte {
+	b := append([]byte{atDot}, c.stamp.author[:]...)
+	b = binary.BigEndian.AppendUint64(b, c.seq)
+	b = append(b, r...)
+	return append(b, c.field...)
+}
+
+// cutDot takes apart what dotKey made.
+func cutDot(b []byte) (a author, seq uint64, r ref, field string, ok bool) {
+	if len(b) < 1+len(a)+8 {
+		return a, 0, "", "", false
+	}
+	a, b = author(b[1:1+len(a)]), b[1+len(a):]
+	seq, b = binary.BigEndian.Uint64(b), b[8:]
+	r, b, ok = cutRef(b)
+	return a, seq, r, string(b), ok
+}
+
+func headKey(a author) []byte { return append([]byte{atHead}, a[:]...) }
+
+// head is what a replica knows of an author.
+type head struct {
+	seq   uint64 // every cell up to it, or one that supersedes it, is here
+	cells uint64 // how many of his cells are stored
+}
+
+func decodeHead(b []byte) head {
+	if len(b) != 16 {
+		return head{}
+	}
+	return head{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}
+}
+
+func (h head) encode() []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, h.seq), h.cells)
+}
+
+// reader reads one state of the store. The slice belongs to the caller until
+// the state is let go; nil means that there is no such key.
+type reader interface {
+	get(key []byte) ([]byte, error)
+}
+
+// snapshot reads what is committed.
+type snapshot struct{ txn *badger.Txn }
+
+func (s snapshot) get(key []byte) ([]byte, error) {
+	item, err := s.txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read store: %w", err)
+	}
+	b, err := item.ValueCopy(nil)
+	if err != nil {
+		return nil, fmt.Errorf("read store: %w", err)
+	}
+	return b, nil
+}
+
+// readEntity returns an entity, empty if there is none.
+func readEntity(r reader, at ref) (*entity, error) {
+	b, err := r.get(entityKey(at))
+	if err != nil || b == nil {
+		return &entity{}, err
+	}
+	return decodeEntity(b)
+}
+
+func readNumber(r reader, key []byte) (uint64, error) {
+	b, err := r.get(key)
+	if err != nil || len(b) != 8 {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
+// overlay is what a transaction will write; nil deletes.
+type overlay map[string][]byte
+
+// bytes estimates what badger will count.
+func (o overlay) bytes() (n int) {
+	for k, v := range o {
+		n += len(k) + len(v) + 16
+	}
+	return n
+}
+
+// tx is one request to the committer: reads, then writes, all or nothing. It
+// sees the requests before it in the same commit.
+type tx struct {
+	read   reader  // what is committed
+	group  overlay // earlier requests of this commit
+	mine   overlay
+	author author
+	time   uint64 // hybrid time of local writes
+
+	seq      uint64 // of local writes; 0 until the first
+	size     int    // bytes of local cells
+	before   map[ref]*entity
+	entities map[ref]*entity
+	refs     map[ref]struct{} // what changed
+}
+
+func newTx(read reader, group overlay, a author) *tx {
+	return &tx{
+		read: read, group: group, mine: overlay{}, author: a,
+		before: map[ref]*entity{}, entities: map[ref]*entity{}, refs: map[ref]struct{}{},
+	}
+}
+
+func (t *tx) get(key []byte) ([]byte, error) {
+	if b, ok := t.mine[string(key)]; ok {
+		return b, nil
+	}
+	if b, ok := t.group[string(key)]; ok {
+		return b, nil
+	}
+	return t.read.get(key)
+}
+
+func (t *tx) set(key, value []byte) { t.mine[string(key)] = value }
+func (t *tx) delete(key []byte)     { t.mine[string(key)] = nil }
+
+// entity returns the entity as this transaction has it so far.
+func (t *tx) entity(r ref) (*entity, error) {
+	if e, ok := t.entities[r]; ok {
+		return e, nil
+	}
+	e, err := readEntity(t, r)
+	if err != nil {
+		return nil, err
+	}
+	t.entities[r] = e
+	t.before[r] = e.clone()
+	return e, nil
+}
+
+// apply takes one cell in: the one way into the data, for local writes and for
+// those of others.
+func (t *tx) apply(r ref, c cell) error {
+	e, err := t.entity(r)
+	if err != nil {
+		return err
+	}
+	taken, gone := e.merge(c)
+	if !taken {
+		return nil
+	}
+	t.refs[r] = struct{}{}
+	for i := range gone {
+		t.delete(dotKey(r, &gone[i]))
+		if err := t.account(r, &gone[i], -1); err != nil {
+			return err
+		}
+	}
+	t.set(dotKey(r, &c), []byte{})
+	return t.account(r, &c, 1)
+}
+
+// account counts a cell in or out.
+func (t *tx) account(r ref, c *cell, n int) error {
+	h, err := t.head(c.stamp.author)
+	if err != nil {
+		return err
+	}
+	h.cells += uint64(n) //nolint:gosec // n is 1 or -1, and what is counted out was counted in
+	t.setHead(c.stamp.author, h)
+	sum, err := readNumber(t, metaPrint)
+	if err != nil {
+		return err
+	}
+	t.setNumber(metaPrint, sum^c.print(r))
+	return nil
+}
+
+func (t *tx) head(a author) (head, error) {
+	b, err := t.get(headKey(a))
+	return decodeHead(b), err
+}
+
+func (t *tx) setHead(a author, h head) { t.set(headKey(a), h.encode()) }
+
+func (t *tx) setNumber(key []byte, n uint64) { t.set(key, binary.BigEndian.AppendUint64(nil, n)) }
+
+// put writes a field of ours: last writer wins, within the current life.
+func (t *tx) put(r ref, field string, value []byte) error {
+	return t.write(r, cell{field: field, value: value})
+}
+
+// write stamps a cell and applies it. A life of zero means the current one.
+func (t *tx) write(r ref, c cell) error {
+	if len(c.value) > MaxValue || len(r.id()) > maxID || len(c.field) > maxField {
+		return fmt.Errorf("%s %s: %w: a value may have %d bytes", r.kind(), c.field, ErrTooLarge, MaxValue)
+	}
+	e, err := t.entity(r)
+	if err != nil {
+		return err
+	}
+	if c.life == 0 {
+		c.life = e.life()
+	}
+	c.stamp = stamp{t.time, t.author}
+	if old := e.get(c.field); old != nil {
+		c.over = old.stamp
+		c.stamp.time = max(c.stamp.time, old.stamp.time+1)
+	}
+	if t.seq == 0 {
+		h, err := t.head(t.author)
+		if err != nil {
+			return err
+		}
+		h.seq++
+		t.seq = h.seq
+		t.setHead(t.author, h)
+	}
+	c.seq = t.seq
+	if c, err = c.seal(); err != nil {
+		return err
+	}
+	if t.size += len(r) + len(c.raw) + recordOverhead; t.size > maxOp {
+		return fmt.Errorf("transaction beyond %d bytes: %w", maxOp, ErrTooLarge)
+	}
+	return t.apply(r, c)
+}
+
+// finish writes the entities and keeps the indices and views.
+func (t *tx) finish() error {
+	for _, r := range slices.Sorted(maps.Keys(t.refs)) {
+		b, err := t.entities[r].encode()
+		if err != nil {
+			return fmt.Errorf("encode entity: %w", err)
+		}
+		t.set(entityKey(r), b)
+		if r.isDevice() {
+			if err := t.reindex(r); err != nil {
+				return err
+			}
+		}
+	}
+	for r := range t.refs {
+		if r.isDevice() {
+			if err := t.review(r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,343 @@
+package mesh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// DefaultListen is the port of the mesh.
+const DefaultListen = ":7946"
+
+// Config is what a member is made of. Functions are called from goroutines of
+// the mesh, several at once, and never under a lock of it.
+type Config struct {
+	Key     ed25519.PrivateKey // ours; required
+	Name    string             // for people; at most 64 bytes count
+	Version string             // of our program, for people; at most 64 bytes count
+
+	Cluster   [16]byte // which cluster this is
+	GossipKey [32]byte // outer wrapper of serf's packets
+
+	// ClusterKey returns what newcomers must prove. It is called at each
+	// attempt. Nil: nobody joins here.
+	ClusterKey func() [32]byte
+
+	Listen    string         // [host]:port for TCP and UDP; "" means DefaultListen
+	Advertise netip.AddrPort // where others reach us; zero: chosen by New
+	Network   Network        // nil means System
+
+	// States are replicated over the links, by name. Both sides of a link
+	// exchange those that both have. The one called "config" is also what a
+	// newcomer receives.
+	States map[string]State
+
+	// Admit says why the holder of a key may not be a member; nil means that
+	// it may. voucher is what the peer carries from its sponsor, at most
+	// 4 KiB, and may be nil. Nil: anybody.
+	Admit   func(peer ed25519.PublicKey, voucher []byte) error
+	Voucher []byte // ours; at most 4 KiB
+
+	// Welcome records, durably, that a newcomer which has proven the cluster
+	// key is admitted, and returns bytes for it, at most 64 KiB. An error is
+	// told to the newcomer; ErrNotMember means that we are not in a position
+	// to admit anybody. Nil: the same.
+	Welcome func(ctx context.Context, n Newcomer) ([]byte, error)
+
+	// Beat returns the payload of our next heartbeat, at most 4 KiB. It is
+	// called every 200 ms and must not block. Nil: none.
+	Beat func() []byte
+
+	// Book returns every address at which a member was ever seen. They are
+	// dialled for ever. It is called every few seconds and may read a disk.
+	// Nil: none.
+	Book func() []netip.AddrPort
+
+	// Events is told what happens, in order, by one goroutine. It must not
+	// block. Nil: nobody is.
+	Events func(Event)
+
+	Log *slog.Logger // nil means slog.Default
+}
+
+// Newcomer has proven the cluster key and wants to become a member.
+type Newcomer struct {
+	Key           ed25519.PublicKey
+	Name, Version string
+	Addr          netip.AddrPort // from which it called
+}
+
+// Mesh is one member.
+type Mesh struct {
+	cfg       Config
+	self      identity
+	boot      uint64 // of this process; part of our name in serf
+	addr      netip.AddrPort
+	port      *port
+	transport *transport
+	log       *slog.Logger
+	names     []string // of States, sorted
+	handlers  map[string]Handler
+	merges    chan struct{}   // one token per merge at work
+	leaves    chan chan error // to serf
+
+	wanted    chan []netip.AddrPort // addresses to dial now
+	due       chan struct{}         // buffered 1: look again whom to dial
+	joins     chan netip.AddrPort   // addresses for serf
+	moved     chan struct{}         // buffered 1: remote data was merged
+	told      chan struct{}         // buffered 1: events are queued
+	testified chan struct{}         // buffered 1: a witness has answered
+
+	run   func(func())  // starts a goroutine of Run; set once by Run, called by its goroutines
+	ended chan struct{} // closed when Run has returned
+
+	mu      sync.Mutex // guards the fields below
+	state   runState
+	stop    context.CancelFunc // ends Run
+	leaving bool               // said goodbye: no link is made any more
+	peers   map[ID]*peer
+	nodes   map[string]gossipNode  // what serf knows, by its names
+	who     map[netip.AddrPort]ID  // who was met at an address
+	dialing map[netip.AddrPort]int // dials under way
+	events  []Event
+}
+
+type runState int
+
+const (
+	built runState = iota
+	running
+	closed
+)
+
+// New opens the port. It starts nothing. Errors about the port are a
+// *PortError.
+func New(cfg Config) (*Mesh, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	self, err := newIdentity(cfg.Key)
+	if err != nil {
+		return nil, err
+	}
+	var boot [8]byte
+	if _, err := rand.Read(boot[:]); err != nil {
+		return nil, fmt.Errorf("draw boot id: %w", err)
+	}
+	p, err := openPort(cfg.Network, cfg.Listen, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	m := &Mesh{
+		cfg: cfg, self: self, boot: binary.BigEndian.Uint64(boot[:]), port: p, log: cfg.Log,
+		names: slices.Sorted(maps.Keys(cfg.States)), handlers: map[string]Handler{},
+		merges: make(chan struct{}, maxMerges), leaves: make(chan chan error),
+		wanted: make(chan []netip.AddrPort, 16), due: make(chan struct{}, 1),
+		joins: make(chan netip.AddrPort, 64), moved: make(chan struct{}, 1), told: make(chan struct{}, 1), testified: make(chan struct{}, 1),
+		ended: make(chan struct{}),
+		peers: map[ID]*peer{}, nodes: map[string]gossipNode{},
+		who: map[netip.AddrPort]ID{}, dialing: map[netip.AddrPort]int{},
+	}
+	m.addr = cfg.Advertise
+	if !m.addr.IsValid() {
+		m.addr = netip.AddrPortFrom(m.advertised(), p.number())
+	}
+	m.transport = newTransport(p, m.addr)
+	return m, nil
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Listen == "" {
+		c.Listen = DefaultListen
+	}
+	if c.Network == nil {
+		c.Network = System
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	c.Name, c.Version = clip(c.Name), clip(c.Version)
+	if len(c.Voucher) > maxVoucher {
+		return c, errors.New("voucher is too long")
+	}
+	if len(c.States) > maxNames {
+		return c, errors.New("too many states")
+	}
+	for name := range c.States {
+		if name == "" || len(name) > maxNameLen {
+			return c, fmt.Errorf("state %q: bad name", name)
+		}
+	}
+	return c, nil
+}
+
+// advertised chooses the address at which others reach us.
+func (m *Mesh) advertised() netip.Addr {
+	if bound := addrOf(m.port.tcp.Addr()).Addr(); bound.IsValid() && !bound.IsUnspecified() {
+		return bound
+	}
+	if m.cfg.Book != nil {
+		for _, a := range m.cfg.Book() {
+			if s := m.cfg.Network.Source(a.Addr()); s.IsValid() && !s.IsUnspecified() {
+				return s
+			}
+		}
+	}
+	if s := m.cfg.Network.Source(netip.Addr{}); s.IsValid() {
+		return s
+	}
+	return netip.IPv6Loopback()
+}
+
+// Addr returns the address at which others reach us.
+func (m *Mesh) Addr() netip.AddrPort { return m.addr }
+
+// ID returns our own.
+func (m *Mesh) ID() ID { return m.self.id }
+
+// Run works until ctx ends, Close is called or a part fails; then it tells
+// the peers that this process stops. It may be called once. The end of ctx is
+// no error.
+func (m *Mesh) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	m.mu.Lock()
+	if m.state != built {
+		m.mu.Unlock()
+		return errors.New("mesh ran before or is closed")
+	}
+	m.state, m.stop = running, stop
+	m.mu.Unlock()
+	defer close(m.ended)
+
+	g, inner := errgroup.WithContext(ctx)
+	m.run = func(f func()) { g.Go(func() error { f(); return nil }) }
+	g.Go(func() error { return m.tellEvents(inner) })
+	g.Go(func() error { return m.runGossip(inner) })
+	g.Go(func() error { return m.pulse(inner) })
+	g.Go(func() error { return m.reach(inner) })
+	g.Go(func() error { return m.spread(inner) })
+	for _, name := range m.names {
+		g.Go(func() error { return m.push(inner, name) })
+	}
+	g.Go(func() error { return m.transport.receive(inner) })
+	g.Go(func() error {
+		return m.port.accept(inner, m.run, func(s *stranger) { m.serve(inner, s) })
+	})
+	g.Go(func() error { return m.hangUp(inner) })
+	err := g.Wait()
+	m.transport.drain()
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // asked to end, and it did
+	}
+	return err
+}
+
+// hangUp waits for the end, tells the peers and closes the port.
+func (m *Mesh) hangUp(ctx context.Context) error {
+	<-ctx.Done()
+	m.farewell(kindClosing)
+	return m.port.close()
+}
+
+// Close ends Run and closes the port. It waits for both and may be called
+// twice.
+func (m *Mesh) Close() error {
+	m.mu.Lock()
+	was, stop := m.state, m.stop
+	if was == built {
+		m.state = closed
+		close(m.ended)
+	}
+	m.mu.Unlock()
+	if was == running {
+		stop()
+		<-m.ended
+	}
+	return m.port.close()
+}
+
+// Leave says goodbye for good: to the peers on our links, which see us as
+// Left at once, and to the others through serf. It waits for that, about two
+// seconds, or for ctx. Afterwards no link is made; Close ends the rest.
+func (m *Mesh) Leave(ctx context.Context) error {
+	m.farewell(kindLeaving)
+	m.mu.Lock()
+	running := m.state == running
+	m.mu.Unlock()
+	if !running {
+		return nil
+	}
+	left := make(chan error, 1)
+	select {
+	case m.leaves <- left:
+	case <-m.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-left:
+		if err != nil {
+			return fmt.Errorf("leave: %w", err)
+		}
+		return nil
+	case <-m.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// farewell ends all links with a last frame of kind k, waiting for at most
+// 250 ms. No link is made afterwards.
+func (m *Mesh) farewell(k kind) {
+	m.mu.Lock()
+	m.leaving = true
+	var links []*link
+	for _, p := range m.peers {
+		if p.link != nil {
+			links = append(links, p.link)
+		}
+	}
+	m.mu.Unlock()
+	for _, l := range links {
+		l.farewell(k)
+	}
+	patience, cancel := context.WithTimeout(context.Background(), farewellTimeout)
+	defer cancel()
+	for _, l := range links {
+		select {
+		case <-l.done:
+		case <-patience.Done():
+			l.close(errFarewell)
+		}
+	}
+}
+
+// wake puts a token into a channel that is buffered by one.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// clip cuts s to what a name may be.
+func clip(s string) string {
+	if len(s) > maxNameLen {
+		return s[:maxNameLen]
+	}
+	return s
+}

@@ -1,0 +1,106 @@
+package mesh
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Network is what the operating system gives: sockets. [System] is the real
+// one, package meshtest has one in memory. All methods may be called from
+// several goroutines.
+type Network interface {
+	// ListenPacket opens a UDP socket at addr, which is [host]:port.
+	ListenPacket(addr string) (net.PacketConn, error)
+	// Listen opens a TCP listener at addr, which is [host]:port.
+	Listen(addr string) (net.Listener, error)
+	// Dial opens a TCP connection. It ends with ctx.
+	Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+	// Source returns the local address from which to would be reached. For
+	// the zero Addr it returns the one by which others most likely reach this
+	// host. The result is the zero Addr if there is none.
+	Source(to netip.Addr) netip.Addr
+}
+
+// System is the operating system's network.
+var System Network = system{}
+
+type system struct{}
+
+func (system) ListenPacket(addr string) (net.PacketConn, error) {
+	return net.ListenPacket("udp", addr)
+}
+
+func (system) Listen(addr string) (net.Listener, error) {
+	return net.Listen("tcp", addr)
+}
+
+func (system) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	// Heartbeats notice a dead peer long before these probes; they are for
+	// the connections of a join.
+	d := net.Dialer{KeepAlive: 15 * time.Second}
+	return d.DialContext(ctx, "tcp", addr.String())
+}
+
+// Source asks the routing table by connecting a UDP socket, which sends
+// nothing.
+func (s system) Source(to netip.Addr) netip.Addr {
+	if to.IsValid() {
+		return routeTo(to)
+	}
+	// Documentation addresses (RFC 5737, RFC 3849): only a default route
+	// leads there.
+	for _, anywhere := range []string{"192.0.2.1", "2001:db8::1"} {
+		if a := routeTo(netip.MustParseAddr(anywhere)); a.IsValid() && !a.IsLoopback() {
+			return a
+		}
+	}
+	return firstPrivate()
+}
+
+func routeTo(to netip.Addr) netip.Addr {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, 9)))
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer conn.Close()
+	local, ok := conn.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return local.AddrPort().Addr().Unmap().WithZone("")
+}
+
+// firstPrivate returns the first private address of an interface, IPv4
+// before IPv6, else loopback.
+func firstPrivate() netip.Addr {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return netip.Addr{}
+	}
+	var six, loopback netip.Addr
+	for _, a := range addrs {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(n.IP)
+		if !ok {
+			continue
+		}
+		ip = ip.Unmap()
+		switch {
+		case ip.IsPrivate() && ip.Is4():
+			return ip
+		case ip.IsPrivate() && !six.IsValid():
+			six = ip
+		case ip.IsLoopback() && (!loopback.IsValid() || ip.Is4()):
+			loopback = ip
+		}
+	}
+	if six.IsValid() {
+		return six
+	}
+	return loopback
+}

@@ -1,0 +1,122 @@
+package api
+
+import (
+	"context"
+	"time"
+)
+
+// Service is everything that can be asked of a gateway.
+type Service interface {
+	Clusters
+	Gateways
+	Devices
+}
+
+// Clusters answers for the cluster as one thing.
+type Clusters interface {
+	Status(ctx context.Context) (Status, error)
+	// ClusterKey returns the secret with which further gateways join.
+	ClusterKey(ctx context.Context) (ClusterKey, error)
+}
+
+// Gateways answers for the gateways of the cluster.
+type Gateways interface {
+	ListGateways(ctx context.Context) ([]Gateway, error)
+}
+
+// Devices answers for the enrolled devices. A ref is a name, a public key, or
+// the beginning of one that names a single device.
+type Devices interface {
+	ListDevices(ctx context.Context) ([]Device, error)
+	ShowDevice(ctx context.Context, ref string) (Device, error)
+	AddDevice(ctx context.Context, d NewDevice) (Enrolment, error)
+	ChangeDevice(ctx context.Context, ref string, c DeviceChange) (Device, error)
+	RekeyDevice(ctx context.Context, ref string, k NewKey) (Enrolment, error)
+	RemoveDevice(ctx context.Context, ref string) error
+}
+
+// Status is the cluster seen from one gateway.
+type Status struct {
+	Cluster   string `json:"cluster"`   // cluster id
+	Gateway   string `json:"gateway"`   // name of the gateway that answers
+	ID        string `json:"id"`        // its id
+	Ready     bool   `json:"ready"`     // takes devices
+	Gateways  int    `json:"gateways"`  // alive, this one included
+	Devices   int    `json:"devices"`   // enrolled
+	Sessions  int    `json:"sessions"`  // connected devices, cluster-wide
+	Dataplane string `json:"dataplane"` // "tun" or "userspace"
+	PublicKey string `json:"public_key"`
+	Pool      string `json:"pool"`
+	Version   string `json:"version"`
+	// AuthFailures counts the packets of this gateway's sessions that did not
+	// authenticate since it started.
+	AuthFailures uint64 `json:"auth_failures"`
+}
+
+// ClusterKey is the answer to a request for the cluster's secret.
+type ClusterKey struct {
+	Key string `json:"key"`
+}
+
+// States of a gateway.
+const (
+	Alive  = "alive"
+	Failed = "failed"
+	Left   = "left"
+)
+
+// Gateway is one gateway of the cluster.
+type Gateway struct {
+	Name     string    `json:"name"`
+	ID       string    `json:"id"`
+	State    string    `json:"state"` // Alive, Failed or Left
+	Serving  bool      `json:"serving"`
+	Draining bool      `json:"draining"`
+	Sessions int       `json:"sessions"`
+	Capacity int       `json:"capacity"`
+	Public   string    `json:"public"` // host:port that devices use
+	Mesh     string    `json:"mesh"`   // host:port that gateways use
+	Version  string    `json:"version"`
+	OS       string    `json:"os"`
+	Arch     string    `json:"arch"`
+	Hostname string    `json:"hostname"`
+	Started  time.Time `json:"started"`
+}
+
+// Device is one enrolled device and where it is connected.
+type Device struct {
+	Name          string     `json:"name"`
+	ID            string     `json:"id"` // public key
+	Addresses     []string   `json:"addresses"`
+	Gateway       string     `json:"gateway"`        // name of its gateway; "" when not connected
+	Endpoint      string     `json:"endpoint"`       // "" when not connected
+	LastHandshake *time.Time `json:"last_handshake"` // nil: none that a running gateway knows of
+	RxBytes       uint64     `json:"rx_bytes"`       // received from the device
+	TxBytes       uint64     `json:"tx_bytes"`       // sent to the device
+	Enabled       bool       `json:"enabled"`
+}
+
+// NewDevice enrols a device.
+type NewDevice struct {
+	Name      string `json:"name"`
+	PublicKey string `json:"public_key"` // base64, made by whoever asks: the private key never comes here
+}
+
+// NewKey replaces the key of a device.
+type NewKey struct {
+	PublicKey string `json:"public_key"`
+}
+
+// DeviceChange changes what is not nil.
+type DeviceChange struct {
+	Name    *string `json:"name,omitempty"`
+	Enabled *bool   `json:"enabled,omitempty"`
+}
+
+// Enrolment is what a device needs to know beside its own private key.
+type Enrolment struct {
+	Device    Device `json:"device"`
+	PublicKey string `json:"public_key"` // the cluster's
+	Endpoint  string `json:"endpoint"`   // host:port of the gateway that was asked
+	Keepalive int    `json:"keepalive"`  // seconds
+}

@@ -1,0 +1,125 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+)
+
+// maxAnswer bounds what a client reads of an answer, in bytes.
+const maxAnswer = 256 << 20
+
+// ErrNotRunning is returned by a [Client] when nobody listens on its socket.
+var ErrNotRunning = errors.New("no gateway is running here")
+
+// Client is a [Service] at the other end of a unix socket.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+var _ Service = (*Client)(nil)
+
+// NewClient returns a client of the gateway that listens on the unix socket at
+// path. It connects with the first request.
+func NewClient(path string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	return &Client{socket: path, http: http.Client{Transport: &http.Transport{DialContext: dial}}}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status implements [Clusters].
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return call[Status](ctx, c, http.MethodGet, "/v1/status", nil)
+}
+
+// ClusterKey implements [Clusters].
+func (c *Client) ClusterKey(ctx context.Context) (ClusterKey, error) {
+	return call[ClusterKey](ctx, c, http.MethodGet, "/v1/key", nil)
+}
+
+// ListGateways implements [Gateways].
+func (c *Client) ListGateways(ctx context.Context) ([]Gateway, error) {
+	return call[[]Gateway](ctx, c, http.MethodGet, "/v1/gateways", nil)
+}
+
+// ListDevices implements [Devices].
+func (c *Client) ListDevices(ctx context.Context) ([]Device, error) {
+	return call[[]Device](ctx, c, http.MethodGet, "/v1/devices", nil)
+}
+
+// ShowDevice implements [Devices].
+func (c *Client) ShowDevice(ctx context.Context, ref string) (Device, error) {
+	return call[Device](ctx, c, http.MethodGet, device(ref), nil)
+}
+
+// AddDevice implements [Devices].
+func (c *Client) AddDevice(ctx context.Context, d NewDevice) (Enrolment, error) {
+	return call[Enrolment](ctx, c, http.MethodPost, "/v1/devices", d)
+}
+
+// ChangeDevice implements [Devices].
+func (c *Client) ChangeDevice(ctx context.Context, ref string, ch DeviceChange) (Device, error) {
+	return call[Device](ctx, c, http.MethodPatch, device(ref), ch)
+}
+
+// RekeyDevice implements [Devices].
+func (c *Client) RekeyDevice(ctx context.Context, ref string, k NewKey) (Enrolment, error) {
+	return call[Enrolment](ctx, c, http.MethodPost, device(ref)+"/rekey", k)
+}
+
+// RemoveDevice implements [Devices].
+func (c *Client) RemoveDevice(ctx context.Context, ref string) error {
+	_, err := call[none](ctx, c, http.MethodDelete, device(ref), nil)
+	return err
+}
+
+func device(ref string) string { return "/v1/devices/" + url.PathEscape(ref) }
+
+// call sends in as JSON, if it is not nil, and decodes the answer.
+func call[Out any](ctx context.Context, c *Client, method, path string, in any) (out Out, err error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return out, fmt.Errorf("encode request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://gatemesh"+path, body)
+	if err != nil {
+		return out, fmt.Errorf("build request: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return out, fmt.Errorf("%w: %w", ErrNotRunning, op)
+		}
+		return out, fmt.Errorf("ask the gateway at %s: %w", c.socket, err)
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
+	if resp.StatusCode != http.StatusOK {
+		e := &Error{}
+		if err := dec.Decode(e); err != nil || e.Message == "" {
+			return out, fmt.Errorf("the gateway at %s answered %s", c.socket, resp.Status)
+		}
+		return out, e
+	}
+	if err := dec.Decode(&out); err != nil {
+		return out, fmt.Errorf("answer of the gateway: %w", err)
+	}
+	return out, nil
+}

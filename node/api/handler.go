@@ -1,0 +1,91 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+)
+
+// maxBody bounds a request's body, in bytes.
+const maxBody = 64 << 10
+
+// Handler serves s as JSON over HTTP under /v1/. Refusals are [Error]s.
+func Handler(s Service, log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	route(mux, log, "GET /v1/status", func(ctx context.Context, _ string, _ none) (Status, error) {
+		return s.Status(ctx)
+	})
+	route(mux, log, "GET /v1/key", func(ctx context.Context, _ string, _ none) (ClusterKey, error) {
+		return s.ClusterKey(ctx)
+	})
+	route(mux, log, "GET /v1/gateways", func(ctx context.Context, _ string, _ none) ([]Gateway, error) {
+		return s.ListGateways(ctx)
+	})
+	route(mux, log, "GET /v1/devices", func(ctx context.Context, _ string, _ none) ([]Device, error) {
+		return s.ListDevices(ctx)
+	})
+	route(mux, log, "POST /v1/devices", func(ctx context.Context, _ string, d NewDevice) (Enrolment, error) {
+		return s.AddDevice(ctx, d)
+	})
+	route(mux, log, "GET /v1/devices/{ref}", func(ctx context.Context, ref string, _ none) (Device, error) {
+		return s.ShowDevice(ctx, ref)
+	})
+	route(mux, log, "PATCH /v1/devices/{ref}", func(ctx context.Context, ref string, c DeviceChange) (Device, error) {
+		return s.ChangeDevice(ctx, ref, c)
+	})
+	route(mux, log, "DELETE /v1/devices/{ref}", func(ctx context.Context, ref string, _ none) (none, error) {
+		return none{}, s.RemoveDevice(ctx, ref)
+	})
+	route(mux, log, "POST /v1/devices/{ref}/rekey", func(ctx context.Context, ref string, k NewKey) (Enrolment, error) {
+		return s.RekeyDevice(ctx, ref, k)
+	})
+	return mux
+}
+
+// none is an empty body.
+type none struct{}
+
+// route binds a pattern to a function of its {ref} and its decoded body.
+func route[In, Out any](mux *http.ServeMux, log *slog.Logger, pattern string, f func(context.Context, string, In) (Out, error)) {
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		if _, empty := any(in).(none); !empty {
+			if err := decode(http.MaxBytesReader(w, r.Body, maxBody), &in); err != nil {
+				reply(w, http.StatusBadRequest, Errorf(Invalid, "", "request: %v", err))
+				return
+			}
+		}
+		out, err := f(r.Context(), r.PathValue("ref"), in)
+		if err != nil {
+			e := asError(err)
+			if e.Code == Internal {
+				log.Error("request", "route", pattern, "err", err)
+			}
+			reply(w, statusOf[e.Code], e)
+			return
+		}
+		reply(w, http.StatusOK, out)
+	})
+}
+
+// decode reads exactly one JSON value and refuses fields that it does not know.
+func decode(r io.Reader, v any) error {
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("more than one JSON value")
+	}
+	return nil
+}
+
+func reply(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client went away: nobody is left to tell
+}

@@ -1,0 +1,279 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"gatemesh/cluster"
+	"gatemesh/mesh"
+)
+
+const (
+	joinTimeout = 10 * time.Second // one try at one member
+	joinPause   = time.Second      // between two rounds of tries
+)
+
+// arrival is how a gateway got into its cluster at this start.
+type arrival struct {
+	facts
+	begun, joined bool
+	seeds         []netip.AddrPort // members that were reached
+}
+
+// arrive returns the facts of the cluster that this gateway is in, after it
+// was begun or joined where that is necessary. It blocks until there is one.
+//
+//	admitted before ──────────────────────────────► as itself
+//	--join HOST ──► ask until somebody answers ───► joined
+//	--key ──► LAN ──► members? ──► ask them ──────► joined
+//	            └──── nobody, or we are lowest ──► begun
+//	nothing ──────────────────────────────────────► begun
+func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
+	f, ok, err := loadFacts(n.store, n.self)
+	if err != nil {
+		return a, fmt.Errorf("read the cluster's settings: %w", err)
+	}
+	if ok {
+		return arrival{facts: f}, n.agrees(f)
+	}
+	switch {
+	case n.cfg.Join != "":
+		a.seeds, err = n.joinAt(ctx, n.cfg.Join)
+	case n.cfg.Key != nil:
+		a.seeds, err = n.joinOnLAN(ctx)
+	}
+	if err != nil {
+		return a, err
+	}
+	if len(a.seeds) == 0 {
+		a.begun = true
+		a.facts, err = n.begin(ctx)
+		return a, err
+	}
+	a.joined = true
+	if a.facts, ok, err = loadFacts(n.store, n.self); err == nil && !ok {
+		err = errors.New("the cluster admitted this gateway without its settings")
+	}
+	if err == nil {
+		err = n.agrees(a.facts)
+	}
+	return a, err
+}
+
+// agrees refuses flags that contradict the cluster that the gateway is in.
+func (n *Node) agrees(f facts) error {
+	if k := n.cfg.Key; k != nil && *k != f.key {
+		return hintf("leave --key out, or use another --data directory for another cluster",
+			"this gateway is in a cluster with another key")
+	}
+	if p := n.cfg.Pool; p.IsValid() && p.Masked() != f.pool {
+		return hintf("leave --pool out; the pool is the cluster's and fixed at its beginning",
+			"the pool of this cluster is %s, not %s", f.pool, p)
+	}
+	return nil
+}
+
+// begin makes a cluster of one.
+func (n *Node) begin(ctx context.Context) (facts, error) {
+	key, pool := NewClusterKey(), netip.MustParsePrefix(DefaultPool)
+	if n.cfg.Key != nil {
+		key = *n.cfg.Key
+	}
+	if n.cfg.Pool.IsValid() {
+		pool = n.cfg.Pool
+	}
+	f := newFacts(key, pool)
+	now := n.cfg.Now()
+	err := n.store.Admit(ctx, cluster.Admission{
+		Key: n.public(), Name: n.name, Sponsor: n.self, At: now,
+		Statement: cluster.SignAdmission(n.key, f.cluster, n.public(), now),
+	})
+	if err == nil {
+		err = n.store.SetSettings(ctx, f.settings())
+	}
+	if err != nil {
+		return f, fmt.Errorf("begin cluster: %w", err)
+	}
+	return f, nil
+}
+
+// joinAt asks the member at host[:port] until it answers: a gateway that was
+// told whom to join never begins a cluster of its own.
+func (n *Node) joinAt(ctx context.Context, target string) ([]netip.AddrPort, error) {
+	for first := true; ; first = false {
+		addrs, err := resolve(ctx, target)
+		if err == nil {
+			var done []netip.AddrPort
+			if done, err = n.joinAny(ctx, addrs); err == nil {
+				return done, nil
+			}
+		}
+		var fatal *HintError
+		if ctx.Err() != nil || errors.As(err, &fatal) {
+			return nil, err
+		}
+		if first {
+			n.log.Warn("waiting for a member to answer", "join", target, "err", err)
+		}
+		if err := sleep(ctx, joinPause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// joinOnLAN joins whichever member of the cluster answers on the LAN; nil
+// means that nobody did and this gateway is the one to begin.
+func (n *Node) joinOnLAN(ctx context.Context) ([]netip.AddrPort, error) {
+	cfg, err := n.find(*n.cfg.Key, 0)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		members, err := mesh.Find(ctx, cfg)
+		if err != nil {
+			return nil, fmt.Errorf("look round on the LAN: %w", err)
+		}
+		if len(members) == 0 {
+			return nil, nil
+		}
+		done, err := n.joinAny(ctx, members)
+		if err == nil {
+			return done, nil
+		}
+		n.log.Warn("a member on the LAN did not admit us", "members", members, "err", err)
+		if err := sleep(ctx, joinPause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// joinAny asks all addresses at once and returns those of the first member
+// that admitted us.
+func (n *Node) joinAny(ctx context.Context, addrs []netip.AddrPort) ([]netip.AddrPort, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	results := make([]error, len(addrs))
+	var g errgroup.Group
+	for i, addr := range addrs {
+		g.Go(func() error {
+			_, _, results[i] = mesh.Join(ctx, mesh.JoinConfig{
+				Key: n.key, ClusterKey: *n.cfg.Key, Name: n.name, Version: n.cfg.Version,
+				Network: n.cfg.Network, State: n.store, Log: n.log.With("component", "mesh"),
+			}, addr)
+			if results[i] == nil {
+				cancel() // the others are not needed
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	var err error
+	for i, r := range results {
+		switch {
+		case r == nil:
+			return []netip.AddrPort{addrs[i]}, nil
+		case errors.Is(r, mesh.ErrWrongKey):
+			return nil, &HintError{
+				Err:  fmt.Errorf("the cluster at %s has another key", addrs[i]),
+				Hint: "use the key that `gatemesh key show` prints at a member of that cluster",
+			}
+		case err == nil || !errors.Is(r, context.Canceled):
+			err = r
+		}
+	}
+	return nil, err
+}
+
+// find is what the LAN is told: port is that of the mesh, or 0 for the one
+// that was asked for.
+func (n *Node) find(key ClusterKey, port uint16) (mesh.FindConfig, error) {
+	if port == 0 {
+		_, p, err := splitPort(n.cfg.Mesh)
+		if err != nil {
+			return mesh.FindConfig{}, err
+		}
+		port = p
+	}
+	return mesh.FindConfig{
+		Key: n.key, ClusterKey: key, Port: port, LAN: n.cfg.LAN,
+		Log: n.log.With("component", "mesh"),
+	}, nil
+}
+
+// welcome records the admission of a newcomer that has proven the key.
+func (n *Node) welcome(ctx context.Context, f facts, c mesh.Newcomer) ([]byte, error) {
+	now := n.cfg.Now()
+	err := n.store.Admit(ctx, cluster.Admission{
+		Key: c.Key, Name: c.Name, Sponsor: n.self, At: now,
+		Statement: cluster.SignAdmission(n.key, f.cluster, c.Key, now),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("record admission: %w", err)
+	}
+	n.log.Info("gateway admitted", "gateway", c.Name, "id", cluster.NodeOf(c.Key), "addr", c.Addr)
+	return nil, nil
+}
+
+// admit says whether a key may be a member: by its entry, or by the statement
+// of a sponsor that has one.
+func (n *Node) admit(f facts, key ed25519.PublicKey, voucher []byte) error {
+	if _, ok, err := n.store.Admitted(cluster.NodeOf(key)); err != nil || ok {
+		return err
+	}
+	newcomer, sponsor, _, err := cluster.VerifyAdmission(voucher, f.cluster)
+	if err != nil {
+		return fmt.Errorf("not admitted, and no sponsor: %w", err)
+	}
+	if !newcomer.Equal(key) {
+		return errors.New("not admitted, and the sponsor speaks for another")
+	}
+	if _, ok, err := n.store.Admitted(cluster.NodeOf(sponsor)); err != nil || !ok {
+		return errors.Join(errors.New("not admitted, and the sponsor is no member"), err)
+	}
+	return nil
+}
+
+// resolve returns the addresses of host[:port]; without a port it is that of
+// DefaultMesh.
+func resolve(ctx context.Context, target string) ([]netip.AddrPort, error) {
+	host, text, err := net.SplitHostPort(target)
+	if err != nil {
+		host, text = target, DefaultMesh[1:]
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || host == "" {
+		return nil, hintf("use --join HOST or --join HOST:PORT", "%q is not HOST:PORT", target)
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(a, uint16(port))}, nil
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", host, err)
+	}
+	out := make([]netip.AddrPort, 0, len(ips))
+	for _, ip := range ips {
+		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+	}
+	return out, nil
+}
+
+// sleep waits for d unless ctx ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,236 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"golang.org/x/sync/errgroup"
+
+	"gatemesh/cluster"
+	"gatemesh/mesh"
+	"gatemesh/node/api"
+)
+
+const (
+	// deviceKeepalive is the persistent keepalive that devices are told, in
+	// seconds: what keeps a NAT open.
+	deviceKeepalive = 25
+	// askTimeout bounds the wait for a peer's counters.
+	askTimeout = time.Second
+)
+
+// ListDevices implements [api.Devices].
+func (n *Node) ListDevices(ctx context.Context) ([]api.Device, error) {
+	p, err := n.running()
+	if err != nil {
+		return nil, err
+	}
+	names, err := n.gatewayNames()
+	if err != nil {
+		return nil, err
+	}
+	live := n.allCounters(ctx, p)
+	out := make([]api.Device, 0, n.store.CountDevices())
+	for d, err := range n.store.Devices() {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n.device(p, d, names, live))
+	}
+	sortDevices(out)
+	return out, nil
+}
+
+// ShowDevice implements [api.Devices].
+func (n *Node) ShowDevice(ctx context.Context, ref string) (api.Device, error) {
+	p, err := n.running()
+	if err != nil {
+		return api.Device{}, err
+	}
+	d, err := n.store.FindDevice(ref)
+	if err != nil {
+		return api.Device{}, apiError(ref, err)
+	}
+	names, err := n.gatewayNames()
+	if err != nil {
+		return api.Device{}, err
+	}
+	return n.device(p, d, names, n.allCounters(ctx, p)), nil
+}
+
+// AddDevice implements [api.Devices].
+func (n *Node) AddDevice(ctx context.Context, d api.NewDevice) (api.Enrolment, error) {
+	key, err := parseDeviceKey(d.PublicKey)
+	if err != nil {
+		return api.Enrolment{}, err
+	}
+	added, err := n.store.AddDevice(ctx, d.Name, key)
+	if err != nil {
+		return api.Enrolment{}, apiError(d.Name, err)
+	}
+	n.log.Info("device added", "device", added.Name, "addresses", added.Addresses)
+	return n.enrolment(added)
+}
+
+// ChangeDevice implements [api.Devices].
+func (n *Node) ChangeDevice(ctx context.Context, ref string, c api.DeviceChange) (api.Device, error) {
+	d, err := n.store.FindDevice(ref)
+	if err == nil && c.Name != nil && *c.Name != d.Name {
+		err = n.store.RenameDevice(ctx, d.Key, *c.Name)
+	}
+	if err == nil && c.Enabled != nil && *c.Enabled != d.Enabled {
+		err = n.store.EnableDevice(ctx, d.Key, *c.Enabled)
+	}
+	if err != nil {
+		return api.Device{}, apiError(ref, err)
+	}
+	return n.ShowDevice(ctx, cluster.KeyString(d.Key))
+}
+
+// RekeyDevice implements [api.Devices].
+func (n *Node) RekeyDevice(ctx context.Context, ref string, k api.NewKey) (api.Enrolment, error) {
+	key, err := parseDeviceKey(k.PublicKey)
+	if err != nil {
+		return api.Enrolment{}, err
+	}
+	d, err := n.store.FindDevice(ref)
+	if err == nil {
+		d, err = n.store.RekeyDevice(ctx, d.Key, key)
+	}
+	if err != nil {
+		return api.Enrolment{}, apiError(ref, err)
+	}
+	return n.enrolment(d)
+}
+
+// RemoveDevice implements [api.Devices].
+func (n *Node) RemoveDevice(ctx context.Context, ref string) error {
+	d, err := n.store.FindDevice(ref)
+	if err == nil {
+		err = n.store.RemoveDevice(ctx, d.Key)
+	}
+	if err != nil {
+		return apiError(ref, err)
+	}
+	n.log.Info("device removed", "device", d.Name)
+	return nil
+}
+
+func parseDeviceKey(s string) (cluster.Key, error) {
+	k, err := cluster.ParseKey(s)
+	if err != nil {
+		return k, api.Errorf(api.Invalid, "give the 44 characters that `wg pubkey` prints", "%q is not a WireGuard public key", s)
+	}
+	return k, nil
+}
+
+// enrolment is what a device is told.
+func (n *Node) enrolment(d cluster.Device) (api.Enrolment, error) {
+	p, err := n.running()
+	if err != nil {
+		return api.Enrolment{}, err
+	}
+	return api.Enrolment{
+		Device:    n.device(p, d, nil, nil),
+		PublicKey: cluster.KeyString(p.pub),
+		Endpoint:  n.publicAddress(p),
+		Keepalive: deviceKeepalive,
+	}, nil
+}
+
+// gatewayNames maps ids to names.
+func (n *Node) gatewayNames() (map[cluster.Node]string, error) {
+	gateways, err := n.store.Gateways()
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[cluster.Node]string, len(gateways))
+	for _, g := range gateways {
+		names[g.Node] = g.Name
+	}
+	return names, nil
+}
+
+// device joins what the store, the session table and the gateways' counters
+// say of a device. names and live may be nil.
+func (n *Node) device(p *parts, d cluster.Device, names map[cluster.Node]string, live map[cluster.Key]counters) api.Device {
+	out := api.Device{Name: d.Name, ID: cluster.KeyString(d.Key), Enabled: d.Enabled, Addresses: []string{}}
+	for _, a := range d.Addresses {
+		out.Addresses = append(out.Addresses, a.String())
+	}
+	handshake := time.Time{}
+	if s, ok := p.sessions.Owner(d.Key); ok && (s.Owner == n.self || p.peers.isAlive(s.Owner)) {
+		out.Gateway, out.Endpoint = names[s.Owner], s.Endpoint.String()
+		handshake = s.Handshake
+	}
+	if c, ok := live[d.Key]; ok {
+		out.RxBytes, out.TxBytes = c.Rx, c.Tx
+		if out.Gateway != "" && c.Endpoint.IsValid() {
+			out.Endpoint = c.Endpoint.String()
+		}
+		if c.Handshake.After(handshake) {
+			handshake = c.Handshake
+		}
+	}
+	if !handshake.IsZero() {
+		handshake = handshake.UTC().Truncate(time.Second)
+		out.LastHandshake = &handshake
+	}
+	return out
+}
+
+// allCounters asks every gateway alive for the counters of its sessions. One
+// that does not answer in time is left out.
+func (n *Node) allCounters(ctx context.Context, p *parts) map[cluster.Key]counters {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	members := p.mesh.Members()
+	answers := make([][]counters, len(members))
+	var g errgroup.Group
+	for i, m := range members {
+		if m.Linked {
+			g.Go(func() error {
+				answers[i] = n.askCounters(ctx, p, m.ID)
+				return nil
+			})
+		}
+	}
+	_ = g.Wait()
+	out := map[cluster.Key]counters{}
+	for _, s := range p.vpn.Sessions() {
+		if s.Confirmed {
+			out[s.Device] = counters{s.Device, s.Endpoint, s.Handshake, s.RxBytes, s.TxBytes}
+		}
+	}
+	for _, page := range answers {
+		for _, c := range page {
+			if old, ok := out[c.Device]; !ok || c.Handshake.After(old.Handshake) {
+				out[c.Device] = c
+			}
+		}
+	}
+	return out
+}
+
+// askCounters collects the pages of one peer.
+func (n *Node) askCounters(ctx context.Context, p *parts, id mesh.ID) (all []counters) {
+	var after [32]byte
+	for {
+		b, err := p.mesh.Call(ctx, id, kindSessions, after[:])
+		if err != nil {
+			n.log.Debug("no counters from a gateway", "id", id, "err", err)
+			return all
+		}
+		var page []counters
+		if err := cbor.Unmarshal(b, &page); err != nil || len(page) > countersPage {
+			n.log.Warn("counters of a gateway make no sense", "id", id, "err", err)
+			return all
+		}
+		all = append(all, page...)
+		if len(page) < countersPage || page[len(page)-1].Device == after {
+			return all
+		}
+		after = page[len(page)-1].Device
+	}
+}

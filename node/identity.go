@@ -1,0 +1,60 @@
+package node
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// identityFile holds the gateway's own Ed25519 seed, in hex, in the data
+// directory. A gateway that loses it is a new gateway.
+const identityFile = "node.key"
+
+// loadIdentity reads the gateway's key from dir, or makes one at first.
+func loadIdentity(dir string) (ed25519.PrivateKey, error) {
+	path := filepath.Join(dir, identityFile)
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		seed := make([]byte, ed25519.SeedSize)
+		rand.Read(seed) //nolint:errcheck // crypto/rand.Read never fails
+		if err := writeFile(path, []byte(hex.EncodeToString(seed)+"\n")); err != nil {
+			return nil, fmt.Errorf("write identity: %w", err)
+		}
+		return ed25519.NewKeyFromSeed(seed), nil
+	case err != nil:
+		return nil, fmt.Errorf("read identity: %w", err)
+	}
+	seed, err := hex.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("read identity: %s does not hold a key", path)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// writeFile replaces path by b such that a crash leaves the old or the new
+// content, never a part. Only the owner may read it.
+func writeFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}

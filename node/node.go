@@ -1,0 +1,345 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"gatemesh/cluster"
+	"gatemesh/mesh"
+	"gatemesh/vpn"
+)
+
+// Node is one gateway.
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	key     ed25519.PrivateKey
+	self    cluster.Node
+	name    string // settled in Run
+	started time.Time
+	store   *cluster.Store
+	closers []closer
+
+	live atomic.Pointer[parts] // nil until the cluster is known
+}
+
+// parts is what exists once the cluster is known. Nothing in it is replaced.
+type parts struct {
+	facts    facts
+	pub      cluster.Key // the cluster's WireGuard public key
+	plane    string      // DataplaneTUN or DataplaneUserspace
+	sessions *cluster.Sessions
+	vpn      *vpn.Gateway
+	mesh     *mesh.Mesh
+	steering *steering
+	peers    *peers
+	orphans  *orphans
+	changes  chan struct{} // wakes reconcile
+	dirty    dirty
+	ready    atomic.Bool
+}
+
+type closer struct {
+	name  string
+	close func() error
+}
+
+// New opens the data directory. What it opened is freed by Close, also when
+// New fails.
+func New(cfg Config) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now()}
+	if err := n.open(); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// open opens what lies in the data directory.
+func (n *Node) open() (err error) {
+	cfg := &n.cfg
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return unwritable(err)
+	}
+	n.key, err = loadIdentity(cfg.Data)
+	if errors.Is(err, fs.ErrPermission) {
+		return unwritable(err)
+	} else if err != nil {
+		return err
+	}
+	n.self = cluster.NodeOf(n.public())
+	n.store, err = cluster.Open(cluster.Config{
+		Dir: filepath.Join(cfg.Data, "store"), Node: n.self, Now: cfg.Now,
+		Log: n.log.With("component", "cluster"),
+	})
+	if err != nil {
+		return n.explainStore(err)
+	}
+	n.onClose("store", n.store.Close)
+	if err := writeOwner(cfg.Data, cfg.Name); err != nil {
+		return unwritable(err)
+	}
+	return nil
+}
+
+// explainStore adds what to do about a store that does not open.
+func (n *Node) explainStore(err error) error {
+	var format *cluster.FormatError
+	var inUse *cluster.InUseError
+	switch {
+	case errors.As(err, &inUse):
+		return hintf("stop it first, or use another --data directory", "data directory %s is in use by %s", n.cfg.Data, readOwner(n.cfg.Data))
+	case errors.As(err, &format):
+		return hintf("use the gatemesh that wrote it, or a newer one", "%w", err)
+	case errors.Is(err, fs.ErrPermission):
+		return unwritable(err)
+	}
+	return fmt.Errorf("open store in %s: %w", n.cfg.Data, err)
+}
+
+func unwritable(err error) error {
+	return hintf("use --data with a directory that this user may write", "data directory: %w", err)
+}
+
+// public returns the gateway's own public key.
+func (n *Node) public() ed25519.PublicKey { return n.key.Public().(ed25519.PublicKey) }
+
+// onClose registers what Close frees, last first.
+func (n *Node) onClose(name string, f func() error) {
+	n.closers = append(n.closers, closer{name, f})
+}
+
+// Close frees everything. It may be called twice; Run must have returned.
+func (n *Node) Close() error {
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		if err := n.closers[i].close(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", n.closers[i].name, err))
+		}
+	}
+	n.closers = nil
+	return errors.Join(errs...)
+}
+
+// Run is the life of the gateway: it finds or begins its cluster, takes
+// devices, and returns when ctx ends (nil then) or a part fails.
+func (n *Node) Run(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.store.Run(gctx) })
+	g.Go(func() error { return n.run(gctx, g) })
+	err := g.Wait()
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}
+
+// run is the wiring, one straight line on purpose.
+func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
+	if err := n.probePorts(); err != nil {
+		return err
+	}
+	if err := n.chooseName(); err != nil {
+		return err
+	}
+	came, err := n.arrive(ctx)
+	if err != nil {
+		return err
+	}
+	if err := n.chooseName(); err != nil { // again: the others' names are known now
+		return err
+	}
+	p := &parts{
+		facts:    came.facts,
+		sessions: cluster.NewSessions(n.self, n.store.Stamp(), n.log.With("component", "sessions")),
+		steering: newSteering(n.self, n.store.Stamp()),
+		peers:    newPeers(),
+		orphans:  newOrphans(),
+		changes:  make(chan struct{}, 1),
+	}
+	if p.pub, err = publicKey(came.wireguard); err != nil {
+		return err
+	}
+
+	dev, plane, err := n.openDataplane(came.facts)
+	if err != nil {
+		return err
+	}
+	p.plane = plane
+
+	port, _ := n.cfg.listenPort()
+	p.vpn, err = vpn.New(vpn.Config{
+		PrivateKey: came.wireguard, Port: port, Bind: n.cfg.Bind, TUN: dev,
+		Lookup: n.lookup(p), Steer: n.steer(p), Notify: n.onSession(p),
+		Now: n.cfg.Now, Log: n.log.With("component", "vpn"),
+	})
+	if err != nil {
+		return n.explainPort(err)
+	}
+	n.onClose("vpn", p.vpn.Close)
+
+	admission, _, err := n.store.Admitted(n.self)
+	if err != nil {
+		return fmt.Errorf("read own admission: %w", err)
+	}
+	p.mesh, err = mesh.New(mesh.Config{
+		Key: n.key, Name: n.name, Cluster: came.cluster, GossipKey: came.gossip,
+		ClusterKey: func() [32]byte { return came.key },
+		Listen:     n.cfg.Mesh, Network: n.cfg.Network,
+		States:  map[string]mesh.State{"config": n.store, "sessions": p.sessions},
+		Admit:   func(k ed25519.PublicKey, voucher []byte) error { return n.admit(came.facts, k, voucher) },
+		Voucher: admission.Statement,
+		Welcome: func(ctx context.Context, c mesh.Newcomer) ([]byte, error) { return n.welcome(ctx, came.facts, c) },
+		Beat:    n.beat(p), Book: n.book, Events: n.onMesh(p),
+		Log: n.log.With("component", "mesh"),
+	})
+	if err != nil {
+		return n.explainPort(err)
+	}
+	n.onClose("mesh", p.mesh.Close)
+	p.mesh.Handle(kindInitiation, n.onInitiation(p))
+	p.mesh.Handle(kindSessions, n.onSessionsCall(p))
+
+	p.sessions.Subscribe(n.onForeign(p))
+	n.store.Subscribe(n.onChange(p))
+	public := n.publicAddress(p)
+	if err := n.announceSelf(ctx, p, public); err != nil {
+		return err
+	}
+	n.live.Store(p)
+
+	socket, err := n.listenSocket()
+	if err != nil {
+		return err
+	}
+	n.onClose("socket", socket.Close)
+	if n.cfg.Started != nil {
+		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: came.key, Mesh: p.mesh.Addr(), Public: public})
+	}
+	n.log.Info("gateway starts", "name", n.name, "id", n.self, "version", n.cfg.Version,
+		"dataplane", plane, "listen", p.vpn.Port(), "mesh", p.mesh.Addr(), "public", public,
+		"begun", came.begun, "joined", came.joined)
+
+	p.mesh.Connect(came.seeds)
+	g.Go(func() error { return p.mesh.Run(ctx) })
+	g.Go(func() error { return p.vpn.Run(ctx) })
+	g.Go(func() error { return n.reconcile(ctx, p) })
+	g.Go(func() error { return n.takeOver(ctx, p) })
+	g.Go(func() error { return n.announce(ctx, p) })
+	g.Go(func() error { return n.serveAPI(ctx, socket) })
+	g.Go(func() error { return n.becomeReady(ctx, p, came) })
+	return nil
+}
+
+// readyWait bounds how long a gateway waits to hear from a peer before it
+// takes devices: alone it serves too.
+const readyWait = 2 * time.Second
+
+// becomeReady lets devices in once what the cluster knows is known here.
+func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
+	wait := readyWait
+	if others, err := n.store.Admissions(); err == nil && len(others) < 2 {
+		wait = 0 // there is nobody to hear from
+	}
+	if err := p.peers.waitSynced(ctx, wait); err != nil {
+		return nil //nolint:nilerr // the gateway is being stopped
+	}
+	p.ready.Store(true)
+	n.log.Info("gateway ready", "name", n.name, "cluster", clusterName(came.facts))
+	if n.cfg.Ready != nil {
+		n.cfg.Ready()
+	}
+	return nil
+}
+
+// announceSelf writes what this gateway says of itself.
+func (n *Node) announceSelf(ctx context.Context, p *parts, public string) error {
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
+	}
+	err = n.store.PutGateway(ctx, cluster.Gateway{
+		Node: n.self, Name: n.name, Public: public, Mesh: []netip.AddrPort{p.mesh.Addr()},
+		Capacity: n.cfg.Capacity, OS: runtime.GOOS, Arch: runtime.GOARCH, Hostname: host,
+		Version: n.cfg.Version, Started: n.started.UTC().Truncate(time.Second),
+	})
+	if err != nil {
+		return fmt.Errorf("write own entry: %w", err)
+	}
+	return nil
+}
+
+// announce tells the LAN that a member is here. A LAN that cannot be told is
+// no reason to stop: others can be given an address.
+func (n *Node) announce(ctx context.Context, p *parts) error {
+	cfg, err := n.find(p.facts.key, p.mesh.Addr().Port())
+	if err == nil {
+		err = mesh.Announce(ctx, cfg)
+	}
+	if err != nil && ctx.Err() == nil {
+		n.log.Warn("not announced on the LAN; further gateways need --join", "err", err)
+	}
+	return nil
+}
+
+// book lists every address at which a member was ever seen.
+func (n *Node) book() []netip.AddrPort {
+	gateways, err := n.store.Gateways()
+	if err != nil {
+		n.log.Error("read gateways", "err", err)
+		return nil
+	}
+	var out []netip.AddrPort
+	for _, g := range gateways {
+		if g.Node != n.self {
+			out = append(out, g.Mesh...)
+		}
+	}
+	return out
+}
+
+// chooseName settles what the gateway is called: as it was told, else as it
+// was called before, else by its host, made unique among the gateways known.
+func (n *Node) chooseName() error {
+	if n.name = n.cfg.Name; n.name != "" {
+		return nil
+	}
+	gateways, err := n.store.Gateways()
+	if err != nil {
+		return fmt.Errorf("read gateways: %w", err)
+	}
+	n.name = hostname()
+	for _, g := range gateways {
+		switch {
+		case g.Node == n.self && g.Name != "":
+			n.name = g.Name
+			return nil
+		case g.Node != n.self && g.Name == n.name:
+			n.name += "-" + n.self.String()[:4]
+		}
+	}
+	return nil
+}
+
+// publicAddress is what devices are told: the flag, else the address at which
+// the other gateways see this one.
+func (n *Node) publicAddress(p *parts) string {
+	if n.cfg.Public != "" {
+		return n.cfg.Public
+	}
+	return netip.AddrPortFrom(p.mesh.Addr().Addr(), p.vpn.Port()).String()
+}

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"slices"
+
+	"gatemesh/cluster"
+	"gatemesh/mesh"
+	"gatemesh/node/api"
+)
+
+var _ api.Service = (*Node)(nil)
+
+// clusterName is how a cluster is shown: the first half of its id.
+func clusterName(f facts) string { return hex.EncodeToString(f.cluster[:8]) }
+
+// running returns the parts, or a refusal while the cluster is not known yet.
+func (n *Node) running() (*parts, error) {
+	p := n.live.Load()
+	if p == nil {
+		return nil, api.Errorf(api.Unavailable, "wait until `gatemesh status` says that it is ready", "the gateway is still starting")
+	}
+	return p, nil
+}
+
+// Status implements [api.Clusters].
+func (n *Node) Status(context.Context) (api.Status, error) {
+	p, err := n.running()
+	if err != nil {
+		return api.Status{}, err
+	}
+	s := api.Status{
+		Cluster: clusterName(p.facts), Gateway: n.name, ID: n.self.String(), Ready: p.ready.Load(), Gateways: 1,
+		Devices: n.store.CountDevices(), Sessions: p.sessions.Count(n.self), Dataplane: p.plane,
+		PublicKey: cluster.KeyString(p.pub), Pool: p.facts.pool.String(), Version: n.cfg.Version,
+		AuthFailures: p.vpn.Stats().Forged,
+	}
+	for _, m := range p.mesh.Members() {
+		if m.Status == mesh.Alive {
+			s.Gateways++
+			s.Sessions += p.sessions.Count(cluster.Node(m.ID))
+		}
+	}
+	return s, nil
+}
+
+// ClusterKey implements [api.Clusters].
+func (n *Node) ClusterKey(context.Context) (api.ClusterKey, error) {
+	p, err := n.running()
+	if err != nil {
+		return api.ClusterKey{}, err
+	}
+	return api.ClusterKey{Key: p.facts.key.String()}, nil
+}
+
+// ListGateways implements [api.Gateways].
+func (n *Node) ListGateways(context.Context) ([]api.Gateway, error) {
+	p, err := n.running()
+	if err != nil {
+		return nil, err
+	}
+	known, err := n.store.Gateways()
+	if err != nil {
+		return nil, err
+	}
+	members := map[cluster.Node]mesh.Member{}
+	for _, m := range p.mesh.Members() {
+		members[cluster.Node(m.ID)] = m
+	}
+	out := make([]api.Gateway, 0, len(known))
+	for _, g := range known {
+		out = append(out, n.gateway(p, g, members))
+	}
+	return out, nil
+}
+
+// gateway joins what a gateway's entry, its heartbeats and the mesh say.
+func (n *Node) gateway(p *parts, g cluster.Gateway, members map[cluster.Node]mesh.Member) api.Gateway {
+	out := api.Gateway{
+		Name: g.Name, ID: g.Node.String(), State: api.Failed, Capacity: g.Capacity, Public: g.Public,
+		Version: g.Version, OS: g.OS, Arch: g.Arch, Hostname: g.Hostname, Started: g.Started,
+	}
+	if len(g.Mesh) > 0 {
+		out.Mesh = g.Mesh[0].String()
+	}
+	if g.Node == n.self {
+		out.State, out.Serving = api.Alive, p.ready.Load()
+		out.Sessions = p.sessions.Count(n.self)
+		return out
+	}
+	m, ok := members[g.Node]
+	if !ok {
+		return out
+	}
+	switch m.Status {
+	case mesh.Alive:
+		r, _ := p.peers.report(g.Node)
+		out.State, out.Serving, out.Draining = api.Alive, r.Serving, r.Draining
+		out.Sessions = p.sessions.Count(g.Node)
+		out.Mesh = m.Addr.String()
+	case mesh.Left:
+		out.State = api.Left
+	}
+	return out
+}
+
+// apiError turns what the store refuses into words.
+func apiError(ref string, err error) error {
+	var ambiguous *cluster.AmbiguousError
+	var exists *cluster.ExistsError
+	var name *cluster.NameError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, cluster.ErrNotFound):
+		return api.Errorf(api.NotFound, "`gatemesh device list` shows those there are", "no device is called %q", ref)
+	case errors.As(err, &ambiguous):
+		e := api.Errorf(api.Ambiguous, "use one of these ids instead of the name", "%q is ambiguous:", ref)
+		for _, id := range ambiguous.IDs {
+			e.Message += " " + id
+		}
+		return e
+	case errors.As(err, &exists):
+		return api.Errorf(api.Exists, "choose another, or remove the old device first", "%v", err)
+	case errors.As(err, &name):
+		return api.Errorf(api.Invalid, "use letters, digits, '-', '_' and '.', 63 at most", "%v", err)
+	case errors.Is(err, cluster.ErrPoolFull):
+		return api.Errorf(api.Unavailable, "remove devices that are gone; the pool's size is fixed at the cluster's beginning", "%v", err)
+	}
+	return err
+}
+
+func sortDevices(ds []api.Device) {
+	slices.SortFunc(ds, func(a, b api.Device) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+	})
+}

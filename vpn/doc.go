@@ -1,0 +1,51 @@
+// Package vpn is the gateway's WireGuard engine: it knows how packets flow between devices and the
+// network behind the gateway. It knows devices by public key, addresses and handshake clocks, which it is
+// told by a [LookupFunc]. It does not know what a cluster is: who else could answer an initiation is the
+// business of a [SteerFunc], who owns a device is told with [Gateway.Drop] and [Gateway.Initiate].
+//
+// It speaks the unchanged WireGuard protocol (J. A. Donenfeld, "WireGuard: Next Generation Kernel Network
+// Tunnel", the whitepaper, revision e2da747) to stock clients.
+//
+//	UDP batch ─► type? ─4─► index table ─► open in place ─► replay ─► source allowed? ─► TUN batch   receive, one per socket
+//	               └1,2,3─► handshake worker (bounded) ─► SteerFunc                                  work, few
+//	TUN batch ─► destination ─► session ─► counter ─► seal in place ─► fence ─► UDP batch            transmit, one
+//	deadlines of devices in a heap: retransmit, keepalive, new handshake, expiry                     sweep, one
+//	events in the order in which they happened ─► Notify                                             notify, one
+//
+// # Sessions
+//
+// An enrolled device costs nothing here until it knocks. Its state is made by its first accepted initiation,
+// or by Initiate, and ends [RejectAfterTime] × 3 after its last keys were made, when it was dropped, or when
+// a handshake that had no session behind it was given up.
+//
+//	             initiation accepted                 first transport packet
+//	(nothing) ───────────────────────► unconfirmed ───────────────────────► confirmed ◄─┐ rekey
+//	     │         response sent to            │ 180 s                          │  │ │  │
+//	     │         its candidate address       ▼                                │  │ └──┘
+//	     │                                 (nothing)                            │  │
+//	     │  Initiate                           ▲ 90 s                           │  │ 180 s: keys erased, address known
+//	     └──────────────────► initiating ──────┘                                │  ▼
+//	                             └── response authenticated ──► confirmed       │ quiet ── data from TUN ─► initiating
+//	                                                                            ▼  │ 540 s
+//	                                                     Drop, Refresh ──► (nothing) ◄┘
+//
+// The source of an unconfirmed initiation is only a candidate: the response goes there, while data keeps
+// going to the confirmed address until the first packet that proves possession of the new keys, from
+// wherever it comes. A replayed initiation can therefore divert nothing.
+//
+// # Fences
+//
+// Handshake and transport messages leave only before the deadline last given to [Gateway.Allow]. It is read
+// after sealing, once per batch, so a process that was frozen says nothing when it thaws.
+//
+// # Keys and counters
+//
+// A sealing key and its counter live in one struct behind one mutex, the counter is taken and raised where the
+// packet is sealed, and a key is erased under the same mutex: no (key, counter) pair is ever used twice.
+//
+// # Locks
+//
+// Locks are held for computation only, never across a channel, a callback or a system call. Order, where two
+// are held: device state (peer.mu), then any of index table, routes, schedule, outbox, keypair halves, staging.
+// The map of devices (Gateway.mu) is held alone.
+package vpn

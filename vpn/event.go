@@ -1,0 +1,82 @@
+package vpn
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// EventKind says what happened.
+type EventKind int
+
+const (
+	// Answered: an initiation of the device was accepted and a response is about to leave. Nothing is confirmed yet.
+	Answered EventKind = iota + 1
+	// Confirmed: new keys are in use, at each rekey too. As responder: the first authenticated transport packet under
+	// them came in; as initiator: the response authenticated.
+	Confirmed
+	// Roamed: the confirmed address changed without new keys.
+	Roamed
+	// Sent: an initiation with timestamp Sent is about to leave. Notify returns before it leaves.
+	Sent
+	// Gone: a session that was confirmed, or begun by Initiate, has ended.
+	Gone
+)
+
+func (k EventKind) String() string {
+	switch k {
+	case Answered:
+		return "answered"
+	case Confirmed:
+		return "confirmed"
+	case Roamed:
+		return "roamed"
+	case Sent:
+		return "sent"
+	case Gone:
+		return "gone"
+	}
+	return "unknown"
+}
+
+// Event is told to Config.Notify. Those of one device come in the order in which they happened, one at a time, except
+// Sent, which is told by a handshake worker.
+type Event struct {
+	Kind      EventKind
+	Device    Key
+	Endpoint  netip.AddrPort // confirmed address; of Answered and Sent: where the message goes; invalid: none
+	Received  Timestamp      // greatest TAI64N known to have been received from the device
+	Sent      Timestamp      // greatest TAI64N known to have been sent to it
+	Initiator bool           // the session, or the attempt, was begun by us
+	Dropped   bool           // of Gone: by Drop or Refresh, else its keys died or the handshake was given up
+	At        time.Time      // wall clock
+}
+
+// outbox keeps events until the notifier has told them, so that neither the packet path nor a lock waits for Notify.
+// It holds at most a few events per handshake.
+type outbox struct {
+	wake chan struct{} // capacity 1
+
+	mu     sync.Mutex // guards the field below
+	events []Event
+}
+
+func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1)} }
+
+func (o *outbox) put(e Event) {
+	o.mu.Lock()
+	o.events = append(o.events, e)
+	o.mu.Unlock()
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (o *outbox) take() []Event {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	events := o.events
+	o.events = nil
+	return events
+}

@@ -1,0 +1,274 @@
+package vpn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+// ErrClosed is returned by Run after Close.
+var ErrClosed = errors.New("gateway is closed")
+
+// PortError is returned by New when the UDP port cannot be opened.
+type PortError struct {
+	Port uint16
+	Err  error
+}
+
+func (e *PortError) Error() string { return fmt.Sprintf("open UDP port %d: %v", e.Port, e.Err) }
+func (e *PortError) Unwrap() error { return e.Err }
+
+// Config is what a Gateway is made of. Bind and TUN belong to the Gateway from New on, also when New fails.
+type Config struct {
+	PrivateKey Key              // the cluster identity
+	Port       uint16           // UDP; 0: any
+	Bind       conn.Bind        // nil: conn.NewStdNetBind()
+	TUN        tun.Device       // where packets of devices go and packets for devices come from
+	MTU        int              // inner; 0: 1420
+	Lookup     LookupFunc       // required
+	Steer      SteerFunc        // nil: every initiation is answered here
+	Notify     func(Event)      // nil: nobody wants to know. Must not block, may call the Gateway but not Close; called from two goroutines or more
+	Now        func() time.Time // wall clock for TAI64N, events and sessions; nil: time.Now
+	Log        *slog.Logger     // nil: discarded
+}
+
+// Gateway answers devices on one UDP port. All its methods may be called at any time from any goroutine.
+type Gateway struct {
+	cfg      Config
+	identity *identity
+	start    time.Time // zero of all durations below; an hour before New, so that 0 means never
+	receive  []conn.ReceiveFunc
+	port     uint16
+	batch    int // of the bind
+
+	allowed    allowedIPs
+	indices    indexTable
+	schedule   *schedule
+	outbox     *outbox
+	requests   *requests
+	handshakes chan datagram
+	allowUntil atomic.Int64 // the fence, since start
+	staged     atomic.Int64 // packets waiting for keys, all devices
+	confirmed  atomic.Int64 // devices with a current keypair
+	count      counters
+
+	pending pending
+
+	mu    sync.Mutex // guards the field below
+	peers map[Key]*peer
+
+	life struct {
+		sync.Mutex                // guards the fields below
+		closed     chan struct{}  // closed by Close
+		running    sync.WaitGroup // Run
+		isClosed   bool
+		started    bool
+	}
+	closeIO func() error // closes bind and TUN, once
+}
+
+// New opens the UDP port and starts nothing. It returns a *PortError when the port cannot be opened.
+func New(cfg Config) (*Gateway, error) {
+	if cfg.TUN == nil {
+		return nil, errors.New("no TUN device")
+	}
+	if cfg.Bind == nil {
+		cfg.Bind = conn.NewStdNetBind()
+	}
+	if cfg.MTU == 0 {
+		cfg.MTU = defaultMTU
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Steer == nil {
+		cfg.Steer = func(Key, netip.AddrPort, []byte) bool { return true }
+	}
+	if cfg.Notify == nil {
+		cfg.Notify = func(Event) {}
+	}
+	g := &Gateway{
+		cfg:        cfg,
+		start:      time.Now().Add(-time.Hour),
+		schedule:   newSchedule(),
+		outbox:     newOutbox(),
+		requests:   newRequests(),
+		handshakes: make(chan datagram, queueSize),
+		peers:      make(map[Key]*peer),
+	}
+	g.life.closed = make(chan struct{})
+	g.closeIO = sync.OnceValue(func() error { return errors.Join(g.cfg.Bind.Close(), g.cfg.TUN.Close()) })
+	if err := g.open(); err != nil {
+		g.closeIO()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *Gateway) open() (err error) {
+	if g.cfg.Lookup == nil {
+		return errors.New("no lookup function")
+	}
+	if g.cfg.MTU < 576 || g.cfg.MTU > 1<<16-1 {
+		return fmt.Errorf("MTU %d is not between 576 and 65535", g.cfg.MTU)
+	}
+	if g.identity, err = newIdentity(g.cfg.PrivateKey); err != nil {
+		return err
+	}
+	clear(g.cfg.PrivateKey[:])
+	if g.receive, g.port, err = g.cfg.Bind.Open(g.cfg.Port); err != nil {
+		return &PortError{g.cfg.Port, err}
+	}
+	g.batch = g.cfg.Bind.BatchSize()
+	return nil
+}
+
+// Run moves packets until ctx is done, which is no error, or a part fails. It may be called once; afterwards the port
+// and the TUN are closed.
+func (g *Gateway) Run(ctx context.Context) error {
+	g.life.Lock()
+	switch {
+	case g.life.isClosed:
+		g.life.Unlock()
+		return ErrClosed
+	case g.life.started:
+		g.life.Unlock()
+		return errors.New("gateway has been run already")
+	}
+	g.life.started = true
+	g.life.running.Add(1)
+	g.life.Unlock()
+	defer g.life.running.Done()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return g.unblock(ctx, cancel) })
+	for _, receive := range g.receive {
+		group.Go(func() error { return g.receiveFrom(ctx, receive) })
+	}
+	group.Go(func() error { return g.transmit(ctx) })
+	for range max(1, min(runtime.GOMAXPROCS(0), 8)) {
+		group.Go(func() error { return g.work(ctx) })
+	}
+	group.Go(func() error { return g.sweep(ctx) })
+	group.Go(func() error { return g.notify(ctx) })
+	group.Go(func() error { return g.watchTUN(ctx) })
+	return group.Wait()
+}
+
+// unblock ends the goroutines that wait for the socket or the TUN.
+func (g *Gateway) unblock(ctx context.Context, cancel context.CancelFunc) error {
+	select {
+	case <-ctx.Done():
+	case <-g.life.closed:
+		cancel()
+	}
+	g.closeIO() // Close tells the error
+	return nil
+}
+
+// watchTUN drains the device's events; it follows nothing but its end.
+func (g *Gateway) watchTUN(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-g.cfg.TUN.Events():
+			if !ok {
+				return nil
+			}
+		}
+	}
+}
+
+// notify tells events, in order.
+func (g *Gateway) notify(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.outbox.wake:
+			for _, e := range g.outbox.take() {
+				g.cfg.Notify(e)
+			}
+		}
+	}
+}
+
+// Close ends Run, waits for it, closes the port and the TUN and erases all keys. No events are told any more. The
+// error is that of closing the port and the TUN, also when Run has closed them.
+func (g *Gateway) Close() error {
+	g.life.Lock()
+	if !g.life.isClosed {
+		g.life.isClosed = true
+		close(g.life.closed)
+	}
+	g.life.Unlock()
+	g.life.running.Wait()
+	err := g.closeIO()
+	for _, p := range g.live() {
+		g.forget(p, true)
+	}
+	return err
+}
+
+// Port is the UDP port in use.
+func (g *Gateway) Port() uint16 { return g.port }
+
+// now is the time since start. It goes on while the process is frozen.
+func (g *Gateway) now() time.Duration { return time.Since(g.start) }
+
+// Allow moves the sender's fence: handshake and transport messages leave only before until. The zero time closes it;
+// before the first call it is closed. Data that it holds back is lost; initiations are retried by their timers.
+func (g *Gateway) Allow(until time.Time) {
+	if until.IsZero() {
+		g.allowUntil.Store(0)
+		return
+	}
+	g.allowUntil.Store(int64(until.Sub(g.start)))
+}
+
+// send lets sealed messages leave for an endpoint, if the fence is open now, and reports whether they did.
+func (g *Gateway) send(messages [][]byte, to *endpoint) bool {
+	if g.fenced() {
+		g.count.fenced.Add(uint64(len(messages)))
+		return false
+	}
+	for len(messages) > 0 {
+		n := min(len(messages), g.batch)
+		if err := g.cfg.Bind.Send(messages[:n], to.Endpoint); err != nil {
+			g.sendFailed(to, err)
+		}
+		messages = messages[n:]
+	}
+	return true
+}
+
+func (g *Gateway) sendFailed(to *endpoint, err error) {
+	var gso conn.ErrUDPGSODisabled
+	if errors.As(err, &gso) {
+		g.cfg.Log.Info("UDP segmentation offload switched off", "error", err)
+		err = gso.RetryErr
+	}
+	if err != nil {
+		g.count.sendErrors.Add(1)
+		g.cfg.Log.Debug("send", "to", to.addr, "error", err)
+	}
+}
+
+// fenced reports whether the fence is closed.
+func (g *Gateway) fenced() bool { return int64(g.now()) >= g.allowUntil.Load() }

@@ -1,0 +1,256 @@
+package vpn
+
+import (
+	"sync"
+	"time"
+)
+
+// pending finds the device whose response is awaited by receiver index.
+type pending struct {
+	mu    sync.Mutex // guards the field below
+	peers map[uint32]*peer
+}
+
+func (w *pending) put(index uint32, p *peer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.peers == nil {
+		w.peers = make(map[uint32]*peer)
+	}
+	w.peers[index] = p
+}
+
+func (w *pending) get(index uint32) *peer {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.peers[index]
+}
+
+func (w *pending) remove(index uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.peers, index)
+}
+
+// initiate makes and sends an initiation.
+func (g *Gateway) initiate(q request) {
+	if q.peer != nil && q.peer.dead.Load() {
+		return
+	}
+	d, ok := g.cfg.Lookup(q.key)
+	if !ok {
+		g.count.unknownDevice.Add(1)
+		g.Drop(q.key)
+		return
+	}
+	p, err := g.initiator(q, d)
+	if err != nil {
+		g.cfg.Log.Debug("initiate", "error", err)
+		return
+	}
+	to, begun := g.begin(p, q, d)
+	if !begun {
+		return
+	}
+	if g.fenced() {
+		g.count.fenced.Add(1)
+		g.postpone(p)
+		return
+	}
+	m, e, err := g.makeInitiation(p, to)
+	if err != nil {
+		g.cfg.Log.Debug("make initiation", "error", err)
+		g.postpone(p)
+		return
+	}
+	g.cfg.Notify(e)
+	if !g.send([][]byte{m[:]}, to) {
+		g.postpone(p)
+		return
+	}
+	g.count.initiationsSent.Add(1)
+	p.txBytes.Add(initiationSize)
+	p.timers.anySent()
+}
+
+// initiator returns the state of the device to initiate to; a takeover makes it where there is none.
+func (g *Gateway) initiator(q request, d Device) (*peer, error) {
+	if q.peer != nil {
+		return q.peer, nil
+	}
+	if p := g.peer(q.key); p != nil && !p.dead.Load() {
+		return p, nil
+	}
+	p, err := g.newPeer(d)
+	if err != nil {
+		return nil, err
+	}
+	return g.adopt(p), nil
+}
+
+// begin decides whether and where an initiation goes now, and starts its retransmission.
+func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
+	now := g.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if q.peer != nil {
+		defer p.queued.Store(false) // not before the retransmission is running
+	}
+	if p.dead.Load() {
+		return nil, false
+	}
+	g.apply(p, d)
+	recent := p.sentHandshake.Load() != 0 && now-time.Duration(p.sentHandshake.Load()) < RekeyTimeout
+	switch {
+	case q.target != nil:
+		if recent && p.pending != nil && p.target != nil && p.target.addr == q.target.addr {
+			return nil, false
+		}
+		p.target, p.established = q.target, true
+		g.route(p)
+	case recent:
+		return nil, false
+	}
+	if to = p.target; to == nil {
+		to = p.endpoint.Load()
+	}
+	if to == nil {
+		return nil, false
+	}
+	if !q.retry {
+		p.attempts = 0
+	}
+	at := now + RekeyTimeout + jitter()
+	p.timers.retransmit.Store(int64(at))
+	g.schedule.at(p, at)
+	return to, true
+}
+
+// postpone tries again soon what the fence has held back.
+func (g *Gateway) postpone(p *peer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dead.Load() {
+		return
+	}
+	p.sentHandshake.Store(0)
+	at := g.now() + fenceRetry
+	p.timers.retransmit.Store(int64(at))
+	g.schedule.at(p, at)
+}
+
+// makeInitiation makes the next initiation to p and waits for its response. The event tells its timestamp.
+func (g *Gateway) makeInitiation(p *peer, to *endpoint) (m [initiationSize]byte, e Event, err error) {
+	local, err := g.indices.reserve()
+	if err != nil {
+		return m, e, err
+	}
+	p.mu.Lock()
+	ts, ok := nextSent(g.cfg.Now(), p.sent)
+	if !ok || p.dead.Load() {
+		p.mu.Unlock()
+		g.indices.release(local)
+		return m, e, errDead
+	}
+	p.sent = ts
+	secret := p.secret
+	p.mu.Unlock()
+
+	m, out, err := g.identity.initiate(p.remote, &secret, local, ts)
+	clear(secret[:])
+	if err != nil {
+		g.indices.release(local)
+		return m, e, err
+	}
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dead.Load() {
+		out.erase()
+		g.indices.release(local)
+		return m, e, errDead
+	}
+	g.abandon(p)
+	p.pending = out
+	g.pending.put(local, p)
+	p.sentHandshake.Store(int64(g.now()))
+	g.putMACs(p, m[:])
+	e = p.event(Sent, g.cfg.Now())
+	e.Endpoint, e.Initiator = to.addr, true
+	return m, e, nil
+}
+
+// abandon forgets the pending handshake, if there is one. Under p.mu.
+func (g *Gateway) abandon(p *peer) {
+	if p.pending != nil {
+		g.pending.remove(p.pending.local)
+		g.indices.release(p.pending.local)
+		p.pending.erase()
+		p.pending = nil
+	}
+}
+
+// handleResponse finishes our handshake: the device is at the address that the response came from.
+func (g *Gateway) handleResponse(m []byte, from *endpoint) {
+	if !checkMAC1(&g.identity.mac1Key, m) {
+		g.count.badMAC.Add(1)
+		return
+	}
+	p := g.pending.get(le.Uint32(m[8:]))
+	if p == nil {
+		g.count.badHandshake.Add(1)
+		return
+	}
+	p.mu.Lock()
+	out := p.pending
+	if out == nil || out.local != le.Uint32(m[8:]) {
+		p.mu.Unlock()
+		g.count.badHandshake.Add(1)
+		return
+	}
+	state, psk := *out, p.psk
+	p.mu.Unlock()
+
+	k, err := g.identity.finish(state, &psk, m)
+	state.erase()
+	clear(psk[:])
+	if err != nil {
+		g.count.badHandshake.Add(1)
+		return
+	}
+	g.complete(p, out, newKeypair(p, &k, g.now(), true), from)
+}
+
+// complete makes the keypair of our pending handshake current and uses it at once, since the device may not send
+// before it has heard from us (whitepaper §5.4.5).
+func (g *Gateway) complete(p *peer, out *outgoing, kp *keypair, from *endpoint) {
+	p.mu.Lock()
+	if p.dead.Load() || p.pending != out {
+		p.mu.Unlock()
+		kp.erase() // the index belongs to out, which is done with
+		return
+	}
+	g.pending.remove(out.local)
+	out.erase()
+	p.pending = nil
+	if p.current.Load() == nil {
+		g.confirmed.Add(1)
+	}
+	retired := p.install(kp)
+	g.indices.put(kp)
+	g.retire(retired[:]...)
+	p.timers.anyReceived()
+	erase := kp.created + eraseAfter
+	p.timers.erase.Store(int64(erase))
+	g.schedule.at(p, kp.created+RejectAfterTime)
+	p.rxBytes.Add(responseSize)
+	g.count.responsesReceived.Add(1)
+	g.establish(p, from)
+	staged := g.unstage(p)
+	p.mu.Unlock()
+	if len(staged) > 0 {
+		g.sendStaged(p, staged)
+	} else {
+		g.sendKeepalive(p)
+	}
+}

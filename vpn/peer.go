@@ -1,0 +1,139 @@
+package vpn
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// peer is the state of one device that has a session here or is getting one.
+type peer struct {
+	*remote
+	secret [32]byte // X25519 of both static keys; guarded by mu, zero when dead
+
+	// Read by the packet path without a lock; written under mu.
+	endpoint atomic.Pointer[endpoint] // confirmed address; nil: none yet
+	current  atomic.Pointer[keypair]  // nil: none, packets are staged
+	dead     atomic.Bool              // forgotten: nothing may be sent or accepted any more
+
+	timers  timers
+	rxBytes atomic.Uint64
+	txBytes atomic.Uint64
+
+	sentHandshake atomic.Int64 // when an initiation or response was sent last, since start; 0: never
+	lastMinute    atomic.Bool  // the last-minute handshake of the current keypair was asked for
+	queued        atomic.Bool  // an initiation waits for a worker
+
+	mu             sync.Mutex // guards the fields below
+	previous, next *keypair
+	pending        *outgoing // our initiation without a response
+	target         *endpoint // where the pending handshake goes; nil: the confirmed address
+	psk            Key
+	addresses      []netip.Prefix
+	routed         bool      // addresses are in allowedIPs
+	received, sent Timestamp // greatest known, local or not
+	lastInitiation time.Duration
+	attempts       int
+	established    bool // was confirmed, or made by Initiate: the cluster knows of it
+	handshake      time.Time
+	since          time.Time
+	staged         [][]byte // packets waiting for keys, oldest first, each with room for header, padding and tag
+	cookie         [macSize]byte
+	cookieAt       time.Duration // 0: no cookie
+	lastMAC1       [macSize]byte
+	hasLastMAC1    bool
+	schedulePosition
+}
+
+// endpoint is an address in the form that the bind sends to, with what is compared per packet. It is immutable.
+type endpoint struct {
+	conn.Endpoint
+	addr netip.AddrPort
+	src  netip.Addr // our address that the device talks to, where the bind knows it
+}
+
+func newEndpoint(ep conn.Endpoint) *endpoint {
+	return &endpoint{Endpoint: ep, addr: addrPort(ep), src: ep.SrcIP()}
+}
+
+// addrPort is the destination of an endpoint, IPv4-mapped addresses as IPv4. It does not allocate for binds whose
+// endpoints are netip.AddrPorts inside, as those of conn.StdNetBind.
+func addrPort(ep conn.Endpoint) netip.AddrPort {
+	if e, ok := ep.(interface {
+		Addr() netip.Addr
+		Port() uint16
+	}); ok {
+		return netip.AddrPortFrom(e.Addr().Unmap(), e.Port())
+	}
+	a, err := netip.ParseAddrPort(ep.DstToString())
+	if err != nil {
+		return netip.AddrPortFrom(ep.DstIP().Unmap(), 0)
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// install makes a new keypair known to its peer (whitepaper §6.3) and returns those that nobody needs any more.
+// As initiator it is used at once; as responder it waits as next for the device's first packet. Under mu.
+//
+//	initiator  next ─► previous (or current ─► previous), new ─► current
+//	responder  new ─► next; on its first packet current ─► previous, next ─► current
+func (p *peer) install(kp *keypair) (retired [3]*keypair) {
+	if kp.initiator {
+		retired[0] = p.previous
+		if p.next != nil {
+			retired[1] = p.current.Load()
+			p.previous, p.next = p.next, nil
+		} else {
+			p.previous = p.current.Load()
+		}
+		p.current.Store(kp)
+		p.lastMinute.Store(false)
+		return retired
+	}
+	retired[0], retired[1] = p.next, p.previous
+	p.next, p.previous = kp, nil
+	return retired
+}
+
+// promote makes next current; kp must be next. It returns the keypair that nobody needs any more. Under mu.
+func (p *peer) promote(kp *keypair) (retired *keypair) {
+	retired = p.previous
+	p.previous, p.next = p.current.Load(), nil
+	p.current.Store(kp)
+	kp.confirmed.Store(true)
+	p.lastMinute.Store(false)
+	return retired
+}
+
+// expire takes out the keypairs that are too old for any use. Under mu.
+func (p *peer) expire(now time.Duration) (retired [3]*keypair) {
+	if kp := p.current.Load(); kp != nil && kp.expired(now) {
+		retired[0] = kp
+		p.current.Store(nil)
+	}
+	if kp := p.previous; kp != nil && kp.expired(now) {
+		retired[1], p.previous = kp, nil
+	}
+	if kp := p.next; kp != nil && kp.expired(now) {
+		retired[2], p.next = kp, nil
+	}
+	return retired
+}
+
+// keyless reports whether there is no keypair left. Under mu.
+func (p *peer) keyless() bool {
+	return p.current.Load() == nil && p.previous == nil && p.next == nil
+}
+
+// nextExpiry is when the oldest keypair becomes useless; 0: there is none. Under mu.
+func (p *peer) nextExpiry() (at time.Duration) {
+	for _, kp := range [3]*keypair{p.current.Load(), p.previous, p.next} {
+		if kp != nil && (at == 0 || kp.created+RejectAfterTime < at) {
+			at = kp.created + RejectAfterTime
+		}
+	}
+	return at
+}

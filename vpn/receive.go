@@ -1,0 +1,188 @@
+package vpn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// receiver is what one receiving goroutine works with.
+type receiver struct {
+	g   *Gateway
+	out [][]byte // packets of this batch for the TUN, from offset headerSize
+
+	// the run of messages under one keypair at hand
+	run   *keypair
+	from  conn.Endpoint // of its last message
+	bytes uint64
+	count uint64
+	data  bool
+}
+
+// receiveFrom opens what comes in on one socket.
+func (g *Gateway) receiveFrom(ctx context.Context, receive conn.ReceiveFunc) error {
+	buffers, sizes, endpoints := makeBuffers(g.batch), make([]int, g.batch), make([]conn.Endpoint, g.batch)
+	r := &receiver{g: g, out: make([][]byte, 0, g.batch)}
+	for failed := 0; ; {
+		n, err := receive(buffers, sizes, endpoints)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if failed++; failed > receiveErrors || errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("receive: %w", err)
+			}
+			g.cfg.Log.Debug("receive", "error", err)
+			if !sleep(ctx, time.Second/3) {
+				return nil
+			}
+			continue
+		}
+		failed = 0
+		now := g.now()
+		for i := range n {
+			if sizes[i] > 0 { // else the endpoint is stale
+				r.datagram(buffers[i], sizes[i], endpoints[i], now)
+			}
+		}
+		r.flush(now)
+	}
+}
+
+func makeBuffers(n int) [][]byte {
+	buffers := make([][]byte, n)
+	for i := range buffers {
+		buffers[i] = make([]byte, bufferSize)
+	}
+	return buffers
+}
+
+// sleep reports whether ctx was not done before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// datagram takes one datagram of the batch, which it may overwrite.
+func (r *receiver) datagram(buffer []byte, size int, from conn.Endpoint, now time.Duration) {
+	g := r.g
+	m := buffer[:size]
+	switch messageType(m) {
+	case typeTransport:
+		r.transport(buffer, m, from, now)
+	case typeInitiation, typeResponse, typeCookie:
+		g.enqueue(m, normalized(from), false)
+	default:
+		g.count.malformed.Add(1)
+	}
+}
+
+// normalized turns an IPv4-mapped address of the module's own bind, which would be sent to through the IPv6 socket,
+// into an IPv4 one.
+func normalized(ep conn.Endpoint) conn.Endpoint {
+	if e, ok := ep.(*conn.StdNetEndpoint); ok && e.Addr().Is4In6() {
+		e.AddrPort = netip.AddrPortFrom(e.Addr().Unmap(), e.Port())
+	}
+	return ep
+}
+
+// transport opens a transport message in place and queues the packet inside for the TUN.
+func (r *receiver) transport(buffer, m []byte, from conn.Endpoint, now time.Duration) {
+	g := r.g
+	kp := g.indices.get(le.Uint32(m[4:]))
+	if kp == nil {
+		g.count.unknownIndex.Add(1)
+		return
+	}
+	if kp.expired(now) {
+		g.count.expired.Add(1)
+		return
+	}
+	plain, result := kp.opener.open(m)
+	switch result {
+	case opened:
+	case erased:
+		g.count.expired.Add(1)
+		return
+	case forged:
+		g.count.forged.Add(1)
+		return
+	case replayed:
+		g.count.replayed.Add(1)
+		return
+	}
+	if kp != r.run {
+		r.accepted(now)
+		r.run = kp
+	}
+	r.from = from
+	r.count++
+	r.bytes += uint64(len(m))
+	if !kp.confirmed.Load() {
+		g.confirm(kp, newEndpoint(normalized(from)))
+	}
+	if len(plain) == 0 {
+		return
+	}
+	r.data = true
+	packet, src, _, ok := ipPacket(plain)
+	switch {
+	case !ok:
+		g.count.badPacket.Add(1)
+	case g.allowed.lookup(src) != kp.peer:
+		g.count.badSource.Add(1)
+	default:
+		r.out = append(r.out, buffer[:headerSize+len(packet)])
+	}
+}
+
+// accepted does once for a run of messages what every authenticated message asks for.
+func (r *receiver) accepted(now time.Duration) {
+	g, kp := r.g, r.run
+	if kp == nil {
+		return
+	}
+	p := kp.peer
+	g.count.rxPackets.Add(r.count)
+	g.count.rxBytes.Add(r.bytes)
+	p.rxBytes.Add(r.bytes)
+	if at := p.endpoint.Load(); at == nil || at.addr != addrPort(r.from) || at.src != r.from.SrcIP() {
+		g.roam(p, newEndpoint(normalized(r.from)))
+	}
+	p.timers.anyReceived()
+	if r.data {
+		if at := p.timers.dataReceived(now); at != 0 {
+			g.schedule.at(p, at)
+		}
+	}
+	if current := p.current.Load(); current != nil && current.initiator && now-current.created > rekeyOnReceive && !p.lastMinute.Swap(true) {
+		g.want(p, now)
+	}
+	r.run, r.from, r.bytes, r.count, r.data = nil, nil, 0, 0, false
+}
+
+// flush ends a batch.
+func (r *receiver) flush(now time.Duration) {
+	r.accepted(now)
+	if len(r.out) == 0 {
+		return
+	}
+	if _, err := r.g.cfg.TUN.Write(r.out, headerSize); err != nil && !errors.Is(err, os.ErrClosed) {
+		r.g.count.writeErrors.Add(1)
+		r.g.cfg.Log.Debug("write to TUN", "error", err)
+	}
+	clear(r.out)
+	r.out = r.out[:0]
+}

@@ -1,0 +1,181 @@
+package vpn
+
+import "errors"
+
+// Why an initiation is not answered.
+var (
+	errStale    = errors.New("timestamp is not newer than the last one")
+	errFrequent = errors.New("initiations come too fast")
+	errDead     = errors.New("session was dropped meanwhile")
+)
+
+// handleInitiation answers an initiation or lets another gateway do so.
+func (g *Gateway) handleInitiation(d *datagram) {
+	m := d.message()
+	if !checkMAC1(&g.identity.mac1Key, m) {
+		g.count.badMAC.Add(1)
+		return
+	}
+	g.count.initiationsReceived.Add(1)
+	in, err := g.identity.openInitiation(m)
+	if err != nil {
+		g.count.badHandshake.Add(1)
+		return
+	}
+	device, ok := g.cfg.Lookup(in.device)
+	if !ok {
+		g.count.unknownDevice.Add(1)
+		return
+	}
+	from := newEndpoint(d.from)
+	if !d.injected && !g.cfg.Steer(in.device, from.addr, m) {
+		g.count.initiationsSteered.Add(1)
+		return
+	}
+	if g.fenced() { // what cannot be answered is not accepted either, so that its timestamp is not used up
+		g.count.fenced.Add(1)
+		return
+	}
+	switch err := g.answer(in, device, from, len(m)); {
+	case errors.Is(err, errStale):
+		g.count.staleTimestamp.Add(1)
+	case errors.Is(err, errFrequent):
+		g.count.tooFrequent.Add(1)
+	case errors.Is(err, errHandshake), errors.Is(err, errLowOrder):
+		g.count.badHandshake.Add(1)
+	case err != nil:
+		g.cfg.Log.Debug("answer initiation", "error", err)
+	}
+}
+
+// answer proves the device, sends the response to its candidate address and keeps the new keys as next.
+func (g *Gateway) answer(in *incoming, d Device, from *endpoint, size int) error {
+	p := g.peer(d.Key)
+	if p == nil {
+		fresh, err := g.newPeer(d)
+		if err != nil {
+			return err
+		}
+		p = fresh
+	}
+	ts, psk, err := g.accept(p, in, d)
+	if err != nil {
+		return err
+	}
+	live := g.adopt(p)
+	if live != p { // another worker was faster, with another initiation of the same device
+		return errFrequent
+	}
+	local, err := g.indices.reserve()
+	if err != nil {
+		return err
+	}
+	m, k, err := in.respond(p.public, &psk, local)
+	clear(psk[:])
+	if err != nil {
+		g.indices.release(local)
+		return err
+	}
+	if err := g.offer(p, ts, newKeypair(p, &k, g.now(), false), m[:], from); err != nil {
+		return err
+	}
+	p.rxBytes.Add(uint64(size))
+	if g.send([][]byte{m[:]}, from) {
+		g.count.responsesSent.Add(1)
+		p.txBytes.Add(responseSize)
+		p.timers.anySent()
+	}
+	return nil
+}
+
+// accept authenticates an initiation as p's and refuses replays and floods (whitepaper §5.1).
+func (g *Gateway) accept(p *peer, in *incoming, d Device) (ts Timestamp, psk Key, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dead.Load() {
+		return ts, psk, errDead
+	}
+	if ts, err = in.openTimestamp(&p.secret); err != nil {
+		return ts, psk, err
+	}
+	g.apply(p, d)
+	if !after(ts, p.received) {
+		return ts, psk, errStale
+	}
+	now := g.now()
+	if now-p.lastInitiation <= initiationInterval {
+		return ts, psk, errFrequent
+	}
+	p.received, p.lastInitiation = ts, now
+	return ts, p.psk, nil
+}
+
+// offer keeps a keypair as next and completes the response m with its macs.
+func (g *Gateway) offer(p *peer, ts Timestamp, kp *keypair, m []byte, from *endpoint) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dead.Load() || p.received != ts {
+		g.retire(kp)
+		return errDead
+	}
+	g.putMACs(p, m)
+	retired := p.install(kp)
+	g.indices.put(kp)
+	g.retire(retired[:]...)
+	p.sentHandshake.Store(int64(kp.created))
+	p.timers.anyReceived()
+	erase := kp.created + eraseAfter
+	p.timers.erase.Store(int64(erase))
+	g.schedule.at(p, kp.created+RejectAfterTime)
+	e := p.event(Answered, g.cfg.Now())
+	e.Endpoint, e.Initiator = from.addr, false
+	g.outbox.put(e)
+	return nil
+}
+
+// confirm makes next current because a packet under it came from that address: the device has the keys.
+func (g *Gateway) confirm(kp *keypair, from *endpoint) {
+	p := kp.peer
+	p.mu.Lock()
+	if p.dead.Load() || p.next != kp {
+		p.mu.Unlock()
+		return
+	}
+	if p.current.Load() == nil {
+		g.confirmed.Add(1)
+	}
+	g.retire(p.promote(kp))
+	g.establish(p, from)
+	staged := g.unstage(p)
+	p.mu.Unlock()
+	g.sendStaged(p, staged)
+}
+
+// establish notes that p's current keypair is confirmed and that the device is at that address. Under p.mu.
+func (g *Gateway) establish(p *peer, from *endpoint) {
+	p.endpoint.Store(from)
+	p.timers.complete()
+	p.attempts, p.target = 0, nil
+	p.established = true
+	p.handshake = g.cfg.Now()
+	if p.since.IsZero() {
+		p.since = p.handshake
+	}
+	g.route(p)
+	g.count.confirmed.Add(1)
+	g.outbox.put(p.event(Confirmed, p.handshake))
+}
+
+// roam follows a device to a new address, from which a packet under confirmed keys has come.
+func (g *Gateway) roam(p *peer, from *endpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.endpoint.Load()
+	if p.dead.Load() {
+		return
+	}
+	p.endpoint.Store(from)
+	if old != nil && old.addr != from.addr {
+		g.outbox.put(p.event(Roamed, g.cfg.Now()))
+	}
+}

@@ -1,0 +1,185 @@
+package vpn
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// datagram is a received handshake message waiting for a worker.
+type datagram struct {
+	bytes    [initiationSize]byte
+	size     int
+	from     conn.Endpoint
+	injected bool // by another gateway: not to be steered again
+}
+
+func (d *datagram) message() []byte { return d.bytes[:d.size] }
+
+// enqueue hands a handshake message to the workers. It never blocks; from a full queue the message is dropped.
+func (g *Gateway) enqueue(m []byte, from conn.Endpoint, injected bool) {
+	d := datagram{from: from, injected: injected, size: len(m)}
+	copy(d.bytes[:], m)
+	select {
+	case g.handshakes <- d:
+	default:
+		g.count.queueFull.Add(1)
+	}
+}
+
+// Inject answers an initiation that another gateway has handed to us, from our own port and without steering, as if it
+// had come from that address. It copies, never blocks, and drops when too many are waiting.
+func (g *Gateway) Inject(initiation []byte, from netip.AddrPort) {
+	if messageType(initiation) != typeInitiation {
+		g.count.malformed.Add(1)
+		return
+	}
+	ep, err := g.parseEndpoint(from)
+	if err != nil {
+		g.count.malformed.Add(1)
+		return
+	}
+	g.count.initiationsInjected.Add(1)
+	g.enqueue(initiation, ep, true)
+}
+
+// parseEndpoint is for addresses that come from the cluster; it is not for the packet path.
+func (g *Gateway) parseEndpoint(addr netip.AddrPort) (conn.Endpoint, error) {
+	if !addr.IsValid() || addr.Port() == 0 {
+		return nil, fmt.Errorf("address %v of a device is not usable", addr)
+	}
+	return g.cfg.Bind.ParseEndpoint(netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()).String())
+}
+
+// Initiate takes a device over: it begins a handshake with it at that address now, whatever was tried before, and
+// retransmits it by WireGuard's rule for RekeyAttemptTime. It never blocks. A handshake with the device at the same
+// address that is younger than RekeyTimeout is left to run.
+func (g *Gateway) Initiate(k Key, addr netip.AddrPort) {
+	ep, err := g.parseEndpoint(addr)
+	if err != nil || !g.requests.put(request{key: k, target: newEndpoint(ep)}) {
+		g.count.requestsDropped.Add(1)
+	}
+}
+
+// want asks a worker for an initiation to a device that has a session, unless a handshake message was sent to it
+// within RekeyTimeout. The packet path may call it.
+func (g *Gateway) want(p *peer, now time.Duration) {
+	if sent := p.sentHandshake.Load(); sent != 0 && now-time.Duration(sent) < RekeyTimeout {
+		return
+	}
+	g.request(p, false)
+}
+
+func (g *Gateway) request(p *peer, retry bool) {
+	if p.queued.Swap(true) {
+		return
+	}
+	if !g.requests.put(request{key: p.key, peer: p, retry: retry}) {
+		p.queued.Store(false)
+		g.count.requestsDropped.Add(1)
+	}
+}
+
+// request is an initiation to be made.
+type request struct {
+	key    Key
+	peer   *peer     // a live session; nil: takeover
+	target *endpoint // of a takeover
+	retry  bool      // a retransmission
+}
+
+// requests are the initiations waiting for a worker, one takeover and one of its session's own per device.
+type requests struct {
+	wake chan struct{} // capacity 1: there is something to take
+
+	mu        sync.Mutex // guards the fields below
+	queue     []request
+	takeovers map[Key]*endpoint // where the takeovers in queue go
+}
+
+func newRequests() *requests {
+	return &requests{wake: make(chan struct{}, 1), takeovers: make(map[Key]*endpoint)}
+}
+
+// put reports whether there was room. A takeover of a device that is waiting already gets the newer address.
+func (r *requests) put(q request) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if q.peer == nil {
+		_, waiting := r.takeovers[q.key]
+		if waiting || len(r.queue) < maxRequests {
+			r.takeovers[q.key] = q.target
+		}
+		if waiting {
+			return true
+		}
+	}
+	if len(r.queue) >= maxRequests {
+		return false
+	}
+	r.queue = append(r.queue, q)
+	r.signal()
+	return true
+}
+
+// take returns the oldest request; ok is false when there is none.
+func (r *requests) take() (q request, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.queue) == 0 {
+		return q, false
+	}
+	q = r.queue[0]
+	r.queue[0] = request{}
+	r.queue = r.queue[1:]
+	if q.peer == nil {
+		q.target = r.takeovers[q.key]
+		delete(r.takeovers, q.key)
+	}
+	if len(r.queue) > 0 {
+		r.signal()
+	} else {
+		r.queue = nil
+	}
+	return q, true
+}
+
+func (r *requests) signal() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// work is one handshake worker.
+func (g *Gateway) work(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.requests.wake:
+			if q, ok := g.requests.take(); ok {
+				g.initiate(q)
+			}
+		case d := <-g.handshakes:
+			g.handle(&d)
+		}
+	}
+}
+
+// handle does what a handshake message asks for.
+func (g *Gateway) handle(d *datagram) {
+	m := d.message()
+	switch messageType(m) {
+	case typeInitiation:
+		g.handleInitiation(d)
+	case typeResponse:
+		g.handleResponse(m, newEndpoint(d.from))
+	case typeCookie:
+		g.handleCookie(m)
+	}
+}
