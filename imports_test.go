@@ -18,7 +18,7 @@ var mayImport = map[string][]string{
 	"node/cli":      {"node", "node/api"},
 	"node":          {"cluster", "mesh", "vpn", "node/api", "+node/nodetest", "+node/labtest"},
 	"node/api":      {},
-	"node/nodetest": {"node", "node/api", "mesh", "mesh/meshtest", "vpn", "vpn/vpntest"},
+	"node/nodetest": {"node", "mesh/meshtest", "vpn/vpntest"},
 	"node/labtest":  {},
 	"cluster":       {},
 	"mesh":          {"+mesh/meshtest"},

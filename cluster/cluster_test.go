@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,14 +42,21 @@ func testNode(i int) Node {
 
 // testKey returns the i-th device key, a true one.
 func testKey(i int) Key {
+	if k, ok := testKeys.Load(i); ok {
+		return k.(Key)
+	}
 	var seed [32]byte
 	binary.BigEndian.PutUint64(seed[8:], uint64(i)+1)
 	private, err := ecdh.X25519().NewPrivateKey(seed[:])
 	if err != nil {
 		panic(err)
 	}
-	return Key(private.PublicKey().Bytes())
+	k := Key(private.PublicKey().Bytes())
+	testKeys.Store(i, k)
+	return k
 }
+
+var testKeys sync.Map // int to Key
 
 func testSigner(i int) ed25519.PrivateKey {
 	var seed [32]byte

@@ -193,7 +193,7 @@ func TestPlacement(t *testing.T) {
 		}, 1.12, 0},
 	} {
 		t.Run(sc.name, func(t *testing.T) {
-			const seeds = 10
+			const seeds = 5
 			var ratio, redirects, worst float64
 			for seed := range uint64(seeds) {
 				s := simulate(seed, sc.capacities...)

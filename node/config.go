@@ -57,6 +57,7 @@ type Config struct {
 	LAN     mesh.LAN
 	Bind    conn.Bind
 	TUN     tun.Device
+	Control net.Listener // in place of the control socket
 	Now     func() time.Time
 }
 

@@ -94,3 +94,51 @@ func TestLabFreeze(t *testing.T) {
 	lab.Bar(after[victim] == 0, "no client comes back to the gateway that thawed: %d", after[victim])
 	lab.Bar(gaps.P(.99) <= 1500*time.Millisecond, "gap after SIGSTOP, p99 ≤ 1.5 s: %v", gaps)
 }
+
+// TestLabStall stops a gateway for moments about as long as it takes the
+// others to give it up. So they may take its clients just as it goes on, and a
+// wrong verdict must cost no client more than a right one.
+func TestLabStall(t *testing.T) {
+	patient(t)
+	lab := newLab(t)
+	gws := threeGateways(t, lab)
+	clients := addClients(t, lab, gws[0], 9)
+	connect(t, lab, clients)
+
+	var table labtest.Table
+	table.Row("stalled for", "its clients", "moved", "gap p50", "max", "max gap of the others")
+	var all labtest.Durations
+	everyone := func(*labtest.Client) bool { return true }
+	for _, stall := range size([]time.Duration{700, 900, 1100}, []time.Duration{500, 600, 650, 700, 750, 800, 850, 900, 1000, 1100, 1300, 1500}) {
+		stall *= time.Millisecond
+		counts, owner := owners(t, gws, clients)
+		victim := largest(counts)
+		p := startPings(lab, clients)
+		from := gws[victim].Freeze()
+		lab.Observe(stall)
+		thawed := gws[victim].Thaw()
+		lab.Observe(2 * time.Second)
+		// Who is back for a moment only shows now.
+		p.waitBack(time.Now(), everyone)
+		end := time.Now()
+		_, after := owners(t, gws, clients)
+		var gaps, others labtest.Durations
+		moved := 0
+		for i, log := range p.stop() {
+			gap, _ := log.Gap(from, end)
+			if owner[clients[i]] != victim {
+				others = append(others, gap)
+				continue
+			}
+			gaps = append(gaps, gap)
+			if after[clients[i]] != victim {
+				moved++
+			}
+		}
+		all = append(append(all, gaps...), others...)
+		table.Row(thawed.Sub(from), len(gaps), moved, gaps.P(.5), gaps.P(1), others.P(1))
+		waitOneCluster(lab, gws)
+	}
+	t.Log(&table)
+	lab.Bar(all.P(1) <= 2500*time.Millisecond, "gap when a gateway stalls for up to 1.5 s, max ≤ 2.5 s: %v", all)
+}

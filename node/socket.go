@@ -30,6 +30,9 @@ func (n *Node) socketPath() string {
 // listenSocket opens the control socket for its owner only. A socket that a
 // crashed process left is replaced: the store's lock says that it is dead.
 func (n *Node) listenSocket() (net.Listener, error) {
+	if n.cfg.Control != nil {
+		return n.cfg.Control, nil
+	}
 	path := n.socketPath()
 	if len(path) > maxSocketPath {
 		return nil, hintf("choose a shorter one with --socket", "the control socket's path %s is longer than %d bytes", path, maxSocketPath)

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"gatemesh/vpn"
@@ -24,7 +23,7 @@ func TestTakeover(t *testing.T) {
 			t.Fatal("a dead gateway answers")
 		}
 		b.Initiate(c.key, session.Endpoint)
-		synctest.Wait()
+		time.Sleep(10 * time.Millisecond)
 		c.ping(t)
 		if s := c.Peer(t); s.Endpoint != b.addr {
 			t.Errorf("device sends to %v", s.Endpoint)
@@ -68,7 +67,7 @@ func TestTakeoverKeepsInitiatingAndGivesUp(t *testing.T) {
 		w.net.Down(c.addr.Addr(), true)
 		begin := time.Now()
 		g.Initiate(c.key, c.addr)
-		synctest.Wait()
+		time.Sleep(10 * time.Millisecond)
 		g.Initiate(c.key, c.addr) // changes nothing
 		time.Sleep(2 * time.Minute)
 		if n := w.count(g.addr.Addr(), 1); n != 19 { // one and 18 retransmissions
@@ -104,7 +103,7 @@ func TestTakeoverOfUnknownDevice(t *testing.T) {
 		w.enrol(vpn.Device{}) // the zero point is of low order
 		g.Initiate(vpn.Key{}, netip.MustParseAddrPort("203.0.113.1:1"))
 		g.Initiate(stranger, netip.AddrPort{})
-		synctest.Wait()
+		time.Sleep(10 * time.Millisecond)
 		if s := g.Stats(); s.UnknownDevice != 1 || s.InitiationsSent != 0 || s.RequestsDropped != 1 || len(g.Sessions()) != 0 {
 			t.Errorf("%+v", s)
 		}
@@ -220,7 +219,7 @@ func TestReplayedInitiationIsRefused(t *testing.T) {
 		w.enrol(d)
 		g.Drop(c.key)
 		w.net.Send(attacker, g.addr, initiation)
-		synctest.Wait()
+		time.Sleep(10 * time.Millisecond)
 		if s := g.Stats(); s.StaleTimestamp != 4 || len(g.Sessions()) != 0 {
 			t.Errorf("%+v", s)
 		}
@@ -249,7 +248,7 @@ func TestUnconfirmedAddressIsOnlyACandidate(t *testing.T) {
 		})
 		before := c.Received()
 		w.net.Send(attacker, b.addr, initiation)
-		synctest.Wait()
+		time.Sleep(10 * time.Millisecond)
 		if e := b.happened(vpn.Answered); len(e) != 1 || e[0].Endpoint != attacker {
 			t.Fatalf("answered: %+v", e)
 		}
@@ -276,9 +275,9 @@ func TestCandidateWithoutSessionLeavesNothing(t *testing.T) {
 		c := w.client(1, a.addr)
 		c.ping(t)
 		b.Inject(w.messages(c.addr.Addr(), 1)[0].Payload, netip.MustParseAddrPort("198.51.100.66:666"))
-		synctest.Wait()
+		time.Sleep(10 * time.Millisecond)
 		b.tun.Inject(vpntest.EchoRequest(inner4, c.ip4, 1, 1, nil))
-		synctest.Wait()
+		time.Sleep(10 * time.Millisecond)
 		if s, ok := b.session(c.key); !ok || s.Confirmed || s.Endpoint.IsValid() || b.Count() != 0 {
 			t.Errorf("session: %+v", s)
 		}

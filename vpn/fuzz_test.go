@@ -119,11 +119,11 @@ func FuzzInner(f *testing.F) {
 		r.flush(now)
 		select {
 		case packet := <-tun.Packets():
-			if got, src, _, ok := ipPacket(packet); !ok || src != inner || !bytes.Equal(got, packet) {
+			if got, src, _, ok := parseIP(packet); !ok || src != inner || !bytes.Equal(got, packet) {
 				t.Errorf("%x came through", packet)
 			}
 		default:
-			if _, src, _, ok := ipPacket(b); ok && src == inner {
+			if _, src, _, ok := parseIP(b); ok && src == inner {
 				t.Errorf("%x did not come through", b)
 			}
 		}
@@ -151,7 +151,7 @@ func FuzzTUN(f *testing.F) {
 		out.sent = nil
 		sizes := []int{copy(buffers[0][headerSize:], b), copy(buffers[1][headerSize:], b)}
 		t.batch(buffers, sizes, now)
-		packet, _, dst, ok := ipPacket(b)
+		packet, _, dst, ok := parseIP(b)
 		if want := ok && dst == inner; want != (len(out.sent) == 2) {
 			tt.Fatalf("%d messages for %x", len(out.sent), b)
 		}

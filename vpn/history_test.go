@@ -23,8 +23,8 @@ type cluster struct {
 	mu       sync.Mutex  // guards the fields below
 	gateways [3]*gateway // written by the history alone
 	chance   *rand.Rand  // of steering
-	owner  map[vpn.Key]vpn.Event
-	at     map[vpn.Key]int
+	owner    map[vpn.Key]vpn.Event
+	at       map[vpn.Key]int
 }
 
 func (cl *cluster) start(i int) {
@@ -102,7 +102,7 @@ func (cl *cluster) kill(i int) {
 // TestHistories runs random histories of deaths, restarts, takeovers, drops, moves and faults. Whatever happened, once
 // it is over every device is served by exactly one gateway and loses nothing; nonces are unique throughout (world).
 func TestHistories(t *testing.T) {
-	histories := 12
+	histories := 8
 	if testing.Short() {
 		histories = 2
 	}

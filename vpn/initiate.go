@@ -88,7 +88,8 @@ func (g *Gateway) initiator(q request, d Device) (*peer, error) {
 	return g.adopt(p), nil
 }
 
-// begin decides whether and where an initiation goes now, and starts its retransmission.
+// begin decides whether and where an initiation goes now, and starts its retransmission. Having begun, its caller sends
+// or postpones it.
 func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 	now := g.now()
 	p.mu.Lock()
@@ -103,7 +104,7 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 	recent := p.sentHandshake.Load() != 0 && now-time.Duration(p.sentHandshake.Load()) < RekeyTimeout
 	switch {
 	case q.target != nil:
-		if recent && p.pending != nil && p.target != nil && p.target.addr == q.target.addr {
+		if recent && p.target != nil && p.target.addr == q.target.addr {
 			return nil, false
 		}
 		p.target, p.established = q.target, true
@@ -120,6 +121,7 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 	if !q.retry {
 		p.attempts = 0
 	}
+	p.sentHandshake.Store(int64(now)) // before it is sent, so that nobody asks for another one meanwhile
 	at := now + RekeyTimeout + jitter()
 	p.timers.retransmit.Store(int64(at))
 	g.schedule.at(p, at)
@@ -173,7 +175,6 @@ func (g *Gateway) makeInitiation(p *peer, to *endpoint) (m [initiationSize]byte,
 	g.abandon(p)
 	p.pending = out
 	g.pending.put(local, p)
-	p.sentHandshake.Store(int64(g.now()))
 	g.putMACs(p, m[:])
 	e = p.event(Sent, g.cfg.Now())
 	e.Endpoint, e.Initiator = to.addr, true

@@ -247,7 +247,7 @@ func TestIPPackets(t *testing.T) {
 	v6 := decode("6000000000013b40" + "fd000000000000000000000000000001" + "fd000000000000000000000000000002" + "0a")
 	v6[4], v6[5] = 0, 1
 	for name, b := range map[string][]byte{"IPv4": v4, "IPv6": v6} {
-		packet, src, dst, ok := ipPacket(append(slices.Clone(b), 0, 0, 0))
+		packet, src, dst, ok := parseIP(append(slices.Clone(b), 0, 0, 0))
 		if !ok || !bytes.Equal(packet, b) {
 			t.Errorf("%s: %x, %v", name, packet, ok)
 		}
@@ -255,7 +255,7 @@ func TestIPPackets(t *testing.T) {
 			t.Errorf("%s: %s", name, got)
 		}
 		for n := range b {
-			if _, _, _, ok := ipPacket(b[:n]); ok {
+			if _, _, _, ok := parseIP(b[:n]); ok {
 				t.Errorf("%s: cut to %d bytes", name, n)
 			}
 		}
@@ -267,7 +267,7 @@ func TestIPPackets(t *testing.T) {
 	mapped := slices.Clone(v6)
 	copy(mapped[8:], decode("00000000000000000000ffff01020304"))
 	for name, b := range map[string][]byte{"length": long, "header": short, "IPv4-mapped": mapped, "version": decode("55000015000000004011000001020304050607080a")} {
-		if _, _, _, ok := ipPacket(b); ok {
+		if _, _, _, ok := parseIP(b); ok {
 			t.Errorf("wrong %s", name)
 		}
 	}
@@ -277,7 +277,7 @@ func FuzzIPPacket(f *testing.F) {
 	f.Add([]byte("\x45\x00\x00\x15\x00\x00\x00\x00\x40\x11\x00\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0a"))
 	f.Add(append([]byte{0x60, 0, 0, 0, 0xff, 0xff}, make([]byte, 40)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		packet, src, dst, ok := ipPacket(b)
+		packet, src, dst, ok := parseIP(b)
 		if ok && (len(packet) < ipv4Header || len(packet) > len(b) || !src.IsValid() || src.Is4() != dst.Is4()) {
 			t.Errorf("%x: %x %v %v", b, packet, src, dst)
 		}

@@ -54,7 +54,7 @@ func newNAT(name string) (*nat, error) {
 		return nil, fmt.Errorf("%w: no program nft in PATH (install nftables 1.0.1 or later)", ErrUnsupported)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("find nft: %w", err)
+		return nil, fmt.Errorf("find nft: %w", nftError{err})
 	}
 	return n, nil
 }
@@ -117,7 +117,20 @@ func (n *nat) replace(tx *knftables.Transaction) {
 func (n *nat) run(tx *knftables.Transaction) error {
 	ctx, cancel := context.WithTimeout(context.Background(), nftTimeout)
 	defer cancel()
-	return n.nft.Run(ctx, tx)
+	if err := n.nft.Run(ctx, tx); err != nil {
+		return nftError{err}
+	}
+	return nil
 }
+
+// nftError shows the first line of what nft said; the others repeat the input.
+type nftError struct{ err error }
+
+func (e nftError) Error() string {
+	line, _, _ := strings.Cut(e.err.Error(), "\n")
+	return line
+}
+
+func (e nftError) Unwrap() error { return e.err }
 
 func quoted(name string) string { return `"` + name + `"` }

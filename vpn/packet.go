@@ -7,9 +7,9 @@ const (
 	ipv6Header = 40
 )
 
-// ipPacket returns the IP packet at the beginning of b, without what follows it, and its source and destination.
+// parseIP returns the IP packet at the beginning of b, without what follows it, and its source and destination.
 // ok is false when b holds none, or one with IPv4-mapped addresses, which would be taken for IPv4 ones.
-func ipPacket(b []byte) (packet []byte, src, dst netip.Addr, ok bool) {
+func parseIP(b []byte) (packet []byte, src, dst netip.Addr, ok bool) {
 	if len(b) < ipv4Header {
 		return nil, src, dst, false
 	}

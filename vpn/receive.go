@@ -137,7 +137,7 @@ func (r *receiver) transport(buffer, m []byte, from conn.Endpoint, now time.Dura
 		return
 	}
 	r.data = true
-	packet, src, _, ok := ipPacket(plain)
+	packet, src, _, ok := parseIP(plain)
 	switch {
 	case !ok:
 		g.count.badPacket.Add(1)

@@ -20,7 +20,7 @@ func OverlappingRoutes(prefix netip.Prefix) ([]string, error) {
 	if prefix.Addr().Is4() {
 		family = netlink.FAMILY_V4
 	}
-	routes, err := dump(func() ([]netlink.Route, error) {
+	routes, err := dumpAll(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
@@ -34,8 +34,8 @@ func OverlappingRoutes(prefix netip.Prefix) ([]string, error) {
 	var found []netip.Prefix
 	for _, local := range []bool{false, true} { // a host's address within a route already named adds nothing
 		for _, r := range routes {
-			dst, ok := overlap(r, prefix)
-			if !ok || (r.Type == unix.RTN_LOCAL) != local || local && within(dst.Addr(), found) {
+			dst, ok := routeOverlap(r, prefix)
+			if !ok || (r.Type == unix.RTN_LOCAL) != local || local && withinAny(dst.Addr(), found) {
 				continue
 			}
 			found = append(found, dst)
@@ -45,8 +45,8 @@ func OverlappingRoutes(prefix netip.Prefix) ([]string, error) {
 	return texts, nil
 }
 
-// overlap returns r's destination and whether it counts as overlapping prefix.
-func overlap(r netlink.Route, prefix netip.Prefix) (netip.Prefix, bool) {
+// routeOverlap returns r's destination and whether it counts as overlapping prefix.
+func routeOverlap(r netlink.Route, prefix netip.Prefix) (netip.Prefix, bool) {
 	dst, ok := prefixOf(r.Dst)
 	if !ok || dst.Bits() <= 1 || !dst.Overlaps(prefix) {
 		return dst, false
@@ -58,7 +58,7 @@ func overlap(r netlink.Route, prefix netip.Prefix) (netip.Prefix, bool) {
 	return dst, true
 }
 
-func within(a netip.Addr, prefixes []netip.Prefix) bool {
+func withinAny(a netip.Addr, prefixes []netip.Prefix) bool {
 	for _, p := range prefixes {
 		if p.Contains(a) {
 			return true
@@ -89,7 +89,7 @@ func routeText(r netlink.Route, dst netip.Prefix, names map[int]string) string {
 
 // linkNames returns the host's interfaces by index.
 func linkNames() (map[int]string, error) {
-	links, err := dump(netlink.LinkList)
+	links, err := dumpAll(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -100,8 +100,8 @@ func linkNames() (map[int]string, error) {
 	return names, nil
 }
 
-// dump repeats list while the kernel says that what it listed was changing.
-func dump[T any](list func() ([]T, error)) (all []T, err error) {
+// dumpAll repeats list while the kernel says that what it listed was changing.
+func dumpAll[T any](list func() ([]T, error)) (all []T, err error) {
 	for range 10 {
 		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break

@@ -44,7 +44,7 @@ func (t *transmitter) batch(buffers [][]byte, sizes []int, now time.Duration) {
 	begin := 0 // of the run for owner
 	for i := range buffers {
 		n := 0
-		packet, _, dst, ok := ipPacket(buffers[i][headerSize : headerSize+sizes[i]])
+		packet, _, dst, ok := parseIP(buffers[i][headerSize : headerSize+sizes[i]])
 		if ok {
 			n = len(packet)
 		}

@@ -137,8 +137,8 @@ func mergeChanges(a, b []sysctlChange) []sysctlChange {
 	return merged
 }
 
-// apply makes the changes. Settings of interfaces that are gone do not count.
-func apply(changes []sysctlChange) error {
+// applyChanges makes the changes. Settings of interfaces that are gone do not count.
+func applyChanges(changes []sysctlChange) error {
 	for _, c := range changes {
 		err := writeSysctl(c.Key, c.New)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -149,9 +149,9 @@ func apply(changes []sysctlChange) error {
 	return nil
 }
 
-// revert sets back what is still as we left it, or as the kernel makes it meanwhile.
+// revertChanges sets back what is still as we left it, or as the kernel makes it meanwhile.
 // Settings of interfaces that are gone do not count.
-func revert(changes []sysctlChange) error {
+func revertChanges(changes []sysctlChange) error {
 	var errs []error
 	for _, c := range changes {
 		value, err := readSysctl(c.Key)

@@ -3,6 +3,7 @@ package vpn
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -77,7 +78,7 @@ func openTUN(c TUNConfig) (_ *TUN, err error) {
 	if err != nil {
 		return nil, err
 	}
-	inherited, err := undoLeftovers(c.StateDir, ns, others)
+	inherited, err := undoLeftovers(c.StateDir, ns, others, c.Log)
 	if err != nil {
 		return nil, fmt.Errorf("undo what a killed gateway left: %w", err)
 	}
@@ -117,7 +118,7 @@ func (t *TUN) open(c TUNConfig, ns *namespace, others []neighbour, inherited []s
 	if err := t.announce(ns, others, mergeChanges(inherited, plan.undo)); err != nil {
 		return err
 	}
-	if err := apply(plan.set); err != nil {
+	if err := applyChanges(plan.set); err != nil {
 		return err
 	}
 	if err := t.configure(c.Addresses); err != nil {
@@ -220,7 +221,7 @@ func (t *TUN) undo() error {
 		}
 	}
 	if others == 0 && err == nil {
-		errs = append(errs, revert(t.changes))
+		errs = append(errs, revertChanges(t.changes))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -255,8 +256,13 @@ func checkPermission() error {
 	return nil
 }
 
-// explainPermission makes err wrap ErrNoPermission if the kernel refused.
+// explainPermission makes err wrap ErrNoPermission if the kernel refused; that the
+// state directory is closed is another matter.
 func explainPermission(err error) error {
+	var file *fs.PathError
+	if errors.As(err, &file) && !strings.HasPrefix(file.Path, "/dev/") && !strings.HasPrefix(file.Path, "/proc/") {
+		return err
+	}
 	refused := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EROFS) ||
 		strings.Contains(err.Error(), "Operation not permitted") // nft's own words
 	if refused && !errors.Is(err, ErrNoPermission) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -165,11 +166,14 @@ func removeRecord(dir string) error {
 
 // undoLeftovers takes back what the gateway of dir left in this namespace when it
 // was killed; the kernel removed its interface itself. It returns what must wait
-// because others run here.
-func undoLeftovers(dir string, ns *namespace, others []neighbour) ([]sysctlChange, error) {
+// because others run here. A record that cannot be read keeps no gateway down.
+func undoLeftovers(dir string, ns *namespace, others []neighbour, log *slog.Logger) ([]sysctlChange, error) {
 	r, ok, err := readRecord(dir)
-	if err != nil || !ok || r.Boot != ns.boot || r.Namespace != ns.id {
-		return nil, err
+	if err != nil {
+		log.Warn("record of changes to the host is unreadable: if a gateway was killed, forwarding stays on", "error", err)
+	}
+	if !ok || r.Boot != ns.boot || r.Namespace != ns.id {
+		return nil, nil
 	}
 	if !slices.ContainsFunc(others, func(n neighbour) bool { return n.link.Attrs().Name == r.Interface }) { // which has a table of that name
 		nat, err := newNAT(r.Interface)
@@ -183,7 +187,7 @@ func undoLeftovers(dir string, ns *namespace, others []neighbour) ([]sysctlChang
 	if len(others) > 0 {
 		return r.Changes, nil
 	}
-	if err := revert(r.Changes); err != nil {
+	if err := revertChanges(r.Changes); err != nil {
 		return nil, err
 	}
 	return nil, removeRecord(dir)
@@ -200,7 +204,7 @@ type neighbour struct {
 
 // neighbours lists the gateways of this namespace, the caller's own included.
 func neighbours() ([]neighbour, error) {
-	links, err := dump(netlink.LinkList)
+	links, err := dumpAll(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}

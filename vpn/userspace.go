@@ -100,6 +100,11 @@ func NewUserspace(c UserspaceConfig) (*Userspace, error) {
 	if c.MTU < 1280 || c.MTU > 65535 {
 		return nil, fmt.Errorf("new userspace stack: MTU %d: want 1280 to 65535", c.MTU)
 	}
+	for _, a := range c.Addresses {
+		if !a.IsValid() || a.Is4In6() {
+			return nil, fmt.Errorf("new userspace stack: invalid address %s", a)
+		}
+	}
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
 	}
@@ -118,7 +123,11 @@ func NewUserspace(c UserspaceConfig) (*Userspace, error) {
 	}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
 	u.stack = stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		NetworkProtocols: []stack.NetworkProtocolFactory{
+			// forwardable refuses loopback destinations with an RST.
+			ipv4.NewProtocolWithOptions(ipv4.Options{AllowExternalLoopbackTraffic: true}),
+			ipv6.NewProtocolWithOptions(ipv6.Options{AllowExternalLoopbackTraffic: true}),
+		},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	if err := u.configure(); err != nil {

@@ -62,7 +62,7 @@ func (u *Userspace) answer(r *tcp.ForwarderRequest) {
 	r.Complete(failure != nil)
 	if failure != nil {
 		u.failed.Add(1)
-		host.Close()
+		reset(host)
 		u.log.Debug("device went away", "device", device, "destination", destination, "error", failure.String())
 		return
 	}
@@ -174,10 +174,15 @@ func copyData(dst io.Writer, src io.Reader, alive func()) error {
 // abort ends both connections with RST.
 func (c conversation) abort() {
 	c.endpoint.Abort()
-	if l, ok := c.host.(interface{ SetLinger(sec int) error }); ok {
+	reset(c.host)
+}
+
+// reset closes a host's connection with RST where it can do that.
+func reset(host net.Conn) {
+	if l, ok := host.(interface{ SetLinger(sec int) error }); ok {
 		_ = l.SetLinger(0) // fails if closed already, which is as well
 	}
-	c.host.Close()
+	host.Close()
 }
 
 // closeWrite ends dst's direction of sending, or dst where it cannot do that.

@@ -1,0 +1,255 @@
+package nodetest
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gatemesh/mesh/meshtest"
+	"gatemesh/node"
+	"gatemesh/node/api"
+	"gatemesh/vpn/vpntest"
+)
+
+// Inner is the address of every gateway inside the tunnel.
+var Inner = netip.MustParseAddr("100.64.0.1")
+
+// DevicePort is the UDP port of every gateway.
+const DevicePort = 51820
+
+// World is the gateways, the devices and what lies between them.
+type World struct {
+	Net      *meshtest.Network
+	Internet *vpntest.Internet
+	Key      node.ClusterKey // of every gateway's --key
+	tb       testing.TB
+}
+
+// New returns an empty world. It must be made inside the bubble that it is
+// used in; seed is that of loss and jitter.
+func New(tb testing.TB, seed uint64) *World {
+	tb.Helper()
+	w := &World{Net: meshtest.NewNetwork(seed), Internet: vpntest.NewInternet(seed), tb: tb}
+	w.Key[0] = 1
+	return w
+}
+
+// Gateway is one gateway and its data directory, which outlives its processes.
+type Gateway struct {
+	*node.Node // of the last start
+	Addr       netip.Addr
+	Name       string
+	w          *World
+	dir        string
+	skew       time.Duration
+	cancel     context.CancelFunc
+	done       chan struct{}
+	err        error // of Run, valid when done is closed
+}
+
+// Gateway returns gateway number i, from 1, not started.
+func (w *World) Gateway(i int, name string) *Gateway {
+	return &Gateway{Addr: meshtest.Addr(i), Name: name, w: w, dir: w.tb.TempDir()}
+}
+
+// Skew sets the gateway's wall clock apart from the next start on.
+func (g *Gateway) Skew(d time.Duration) { g.skew = d }
+
+// Start starts the gateway and returns at once. Change may alter its
+// configuration before.
+func (g *Gateway) Start(change ...func(*node.Config)) {
+	g.w.tb.Helper()
+	key := g.w.Key
+	g.w.Internet.Down(g.Addr, false)
+	cfg := node.Config{
+		Data: g.dir, Name: g.Name, Key: &key, Version: "test",
+		Network: g.w.Net.Host(g.Addr), LAN: g.w.Net.LAN(g.Addr),
+		Bind: g.w.Internet.Bind(g.Addr), TUN: vpntest.NewEchoTUN(0),
+		Dataplane: node.DataplaneUserspace, Control: newSilent(),
+		Now: func() time.Time { return time.Now().Add(g.skew) },
+		Log: slog.New(slog.NewTextHandler(testWriter{g.w.tb, g.Name}, nil)),
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	n, err := node.New(cfg)
+	if err != nil {
+		g.w.tb.Fatalf("%s: %v", g.Name, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	g.Node, g.cancel, g.done = n, cancel, make(chan struct{})
+	go func() {
+		defer close(g.done)
+		g.err = errors.Join(n.Run(ctx), n.Close())
+	}()
+	g.w.tb.Cleanup(g.Stop)
+}
+
+// Stop ends the gateway as a signal would, and waits for it. It may be called
+// when it does not run.
+func (g *Gateway) Stop() {
+	if err := g.end(); err != nil {
+		g.w.tb.Errorf("%s: %v", g.Name, err)
+	}
+}
+
+func (g *Gateway) end() error {
+	if g.cancel == nil {
+		return nil
+	}
+	g.cancel()
+	<-g.done
+	g.cancel = nil
+	return g.err
+}
+
+// Kill ends the gateway as kill -9 would: nothing that it says in its end gets
+// out.
+func (g *Gateway) Kill() {
+	g.w.Internet.Down(g.Addr, true)
+	g.w.Net.Kill(g.Addr)
+	g.end() // its sockets were closed under it: what it says of that is not of interest
+}
+
+// Vanish takes the gateway's host off every network while the process lives.
+func (g *Gateway) Vanish() {
+	g.w.Internet.Down(g.Addr, true)
+	g.w.Net.Vanish(g.Addr)
+}
+
+// Return undoes Vanish.
+func (g *Gateway) Return() {
+	g.w.Internet.Down(g.Addr, false)
+	g.w.Net.Return(g.Addr)
+}
+
+// Ready says whether the gateway takes devices and sees n gateways alive.
+func (g *Gateway) Ready(n int) bool {
+	s, err := g.Status(context.Background())
+	return err == nil && s.Ready && s.Gateways == n
+}
+
+// Wait lets time pass until ok, and fails the test after limit. It returns how
+// long it took.
+func (w *World) Wait(what string, limit time.Duration, ok func() bool) time.Duration {
+	w.tb.Helper()
+	begin := time.Now()
+	for {
+		synctest.Wait()
+		if ok() {
+			return time.Since(begin)
+		}
+		if time.Since(begin) > limit {
+			w.tb.Fatalf("not within %v: %s", limit, what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// WaitReady waits until each gateway is ready and sees all of them.
+func (w *World) WaitReady(limit time.Duration, gateways ...*Gateway) time.Duration {
+	w.tb.Helper()
+	return w.Wait("one cluster of all gateways", limit, func() bool {
+		for _, g := range gateways {
+			if !g.Ready(len(gateways)) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Device is a stock client.
+type Device struct {
+	*vpntest.Client
+	Name, ID string
+	Addr     netip.Addr // on the Internet
+	Inner    netip.Addr
+}
+
+// Enrol adds a device at gateway at.
+func (w *World) Enrol(at *Gateway, name string) (private [32]byte, e api.Enrolment) {
+	w.tb.Helper()
+	private, public := vpntest.NewKey()
+	e, err := at.AddDevice(context.Background(), api.NewDevice{Name: name, PublicKey: base64.StdEncoding.EncodeToString(public[:])})
+	if err != nil {
+		w.tb.Fatalf("add %s at %s: %v", name, at.Name, err)
+	}
+	return private, e
+}
+
+// spread is the time that a change is given to reach every gateway.
+const spread = 100 * time.Millisecond
+
+// Device enrols device number i, from 1, at one gateway, lets the others know,
+// and starts its client, which knocks at another.
+func (w *World) Device(i int, name string, enrol, knock *Gateway) *Device {
+	w.tb.Helper()
+	private, e := w.Enrol(enrol, name)
+	time.Sleep(spread)
+	d := &Device{Name: name, ID: e.Device.ID, Addr: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})}
+	server, err := base64.StdEncoding.DecodeString(e.PublicKey)
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	var inner []netip.Addr
+	for _, s := range e.Device.Addresses {
+		inner = append(inner, netip.MustParseAddr(s))
+	}
+	d.Inner = inner[0]
+	d.Client = vpntest.NewClient(w.tb, vpntest.ClientConfig{
+		Bind: w.Internet.Bind(d.Addr), PrivateKey: private, PeerKey: [32]byte(server),
+		Endpoint: netip.AddrPortFrom(knock.Addr, DevicePort), Addresses: inner, Keepalive: e.Keepalive,
+	})
+	return d
+}
+
+// At returns which of the gateways the device's client talks to, or nil.
+func (d *Device) At(tb testing.TB, gateways ...*Gateway) *Gateway {
+	tb.Helper()
+	addr := d.Peer(tb).Endpoint.Addr()
+	for _, g := range gateways {
+		if g.Addr == addr {
+			return g
+		}
+	}
+	return nil
+}
+
+// silent is a control socket that nobody uses: tests call the node's methods.
+type silent struct {
+	once   sync.Once
+	closed chan struct{}
+}
+
+func newSilent() *silent { return &silent{closed: make(chan struct{})} }
+
+func (s *silent) Accept() (net.Conn, error) {
+	<-s.closed
+	return nil, net.ErrClosed
+}
+
+func (s *silent) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
+}
+
+func (s *silent) Addr() net.Addr { return &net.UnixAddr{Name: "test", Net: "unix"} }
+
+// testWriter puts a gateway's log into the test's.
+type testWriter struct {
+	tb   testing.TB
+	name string
+}
+
+func (t testWriter) Write(b []byte) (int, error) {
+	t.tb.Logf("%s: %s", t.name, b)
+	return len(b), nil
+}
