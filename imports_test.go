@@ -16,9 +16,9 @@ import (
 var mayImport = map[string][]string{
 	".":             {"node/cli"},
 	"node/cli":      {"node", "node/api"},
-	"node":          {"cluster", "mesh", "vpn", "node/api", "+node/nodetest", "+node/labtest"},
+	"node":          {"cluster", "mesh", "vpn", "node/api", "+node/nodetest", "+node/labtest", "+vpn/vpntest"},
 	"node/api":      {},
-	"node/nodetest": {"node", "mesh/meshtest", "vpn/vpntest"},
+	"node/nodetest": {"node", "node/api", "mesh/meshtest", "vpn/vpntest"},
 	"node/labtest":  {},
 	"cluster":       {},
 	"mesh":          {"+mesh/meshtest"},
