@@ -402,6 +402,87 @@ func TestClonedGateway(t *testing.T) {
 	}
 }
 
+// TestCloneOfTheDead is TestClonedGateway where the other copy is gone: what it wrote
+// under the numbers that this one used again comes back from the peer.
+func TestCloneOfTheDead(t *testing.T) {
+	ctx := context.Background()
+	dead, two, peer := replica(t, 0), replica(t, 0), replica(t, 1)
+	two.author.Store(dead.author.Load())
+	for i := range 4 {
+		check(t, dead.SetSettings(ctx, map[string][]byte{fmt.Sprint("dead", i): nil}))
+		if i == 0 {
+			pull(t, storeState{two}, storeState{dead})
+		}
+	}
+	pull(t, storeState{peer}, storeState{dead})
+	check(t, two.SetSettings(ctx, map[string][]byte{"two": nil}))
+	converge(t, two, peer)
+	same(t, two, peer)
+	for _, name := range []string{"dead0", "dead1", "dead2", "dead3", "two"} {
+		for i, s := range []*Store{two, peer} {
+			if _, ok, err := s.Setting(name); !ok || err != nil {
+				t.Errorf("replica %d: setting %s: %v, %v", i, name, ok, err)
+			}
+		}
+	}
+}
+
+// wirePartOf makes a part from cells of a node that nobody runs.
+func wirePartOf(t *testing.T, w wirePart, fields map[string]int) []byte {
+	t.Helper()
+	seq := uint64(0)
+	for _, f := range slices.Sorted(maps.Keys(fields)) {
+		seq++
+		c, err := cell{
+			field: f, stamp: stamp{1, authorOf(testNode(50), 1)}, seq: seq, value: make([]byte, fields[f]),
+		}.seal()
+		check(t, err)
+		w.Records = append(w.Records, wireRecord{Kind: "setting", ID: []byte("large"), Cell: c.raw})
+	}
+	b, err := encoder.Marshal(w)
+	check(t, err)
+	return b
+}
+
+// TestLargeEntities: a part whose cells belong to large entities is merged in several
+// transactions; one that fits in none does not move the vector.
+func TestLargeEntities(t *testing.T) {
+	ctx := context.Background()
+	a, b := replica(t, 0), replica(t, 1)
+	for i := range 40 {
+		check(t, a.SetSettings(ctx, map[string][]byte{fmt.Sprint(i): make([]byte, 60<<10)}))
+	}
+	pull(t, storeState{b}, storeState{a})
+	for i := range 40 { // small fields beside the large ones, as of a newer version
+		check(t, a.update(ctx, func(tx *tx) error { return tx.put(settingRef(fmt.Sprint(i)), "note", []byte{1}) }))
+	}
+	if n := len(parts(t, storeState{a}, b.Digest())); n != 1 {
+		t.Fatalf("%d parts, want one", n)
+	}
+	converge(t, a, b)
+	same(t, a, b)
+
+	for i := range 8 {
+		fields := map[string]int{}
+		for j := range 3 {
+			fields[fmt.Sprint(i, "-", j)] = 60 << 10
+		}
+		part := wirePartOf(t, wirePart{Delta: 7, Index: uint64(i)}, fields)
+		if _, err := b.Merge(part); err != nil {
+			if !errors.Is(err, ErrTooLarge) {
+				t.Fatal(err)
+			}
+			to := vector{authorOf(testNode(50), 1): 3}.wire(0)
+			last := wirePartOf(t, wirePart{Delta: 7, Index: uint64(i) + 1, Last: true, From: &wireDigest{}, To: &to}, nil)
+			if behind, err := b.Merge(last); !behind || err != nil {
+				t.Errorf("the vector moved past a part that was not merged: %v, %v", behind, err)
+			}
+			return
+		}
+	}
+	t.Fatal("the large entity was taken")
+}
+
 // TestCloneSeenByDigest: a digest alone that is ahead of our own writes is enough.
 func TestCloneSeenByDigest(t *testing.T) {
 	s := replica(t, 0)

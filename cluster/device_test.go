@@ -337,6 +337,18 @@ func readEntityOf(s *Store, r ref) (e *entity, err error) {
 	return e, err
 }
 
+// TestNewLife: a new life is odd, longer than the old one and than any marker that
+// was made before now.
+func TestNewLife(t *testing.T) {
+	for _, old := range []uint64{0, 1, 2, 3, 1000, 1001} {
+		for _, now := range []uint64{0, 1, 4, 1000} {
+			if l := newLife(old, now); l%2 != 1 || l <= old || l < now {
+				t.Errorf("after %d at %d: %d", old, now, l)
+			}
+		}
+	}
+}
+
 // TestContest enrols devices on two sides of a split until addresses collide. When
 // the split heals, the older claims keep them, the others get new ones, no address
 // is given twice, and each is settled by the one gateway that gave it.

@@ -116,15 +116,11 @@ func (s *Store) SetPresharedKey(ctx context.Context, key, psk Key) error {
 // one and makes the new one with the same name, addresses, preshared key and date;
 // a disabled device stays disabled. It returns an error that wraps ErrNotFound,
 // ErrInvalidKey, or an *ExistsError.
-func (s *Store) RekeyDevice(ctx context.Context, old, key Key) (d Device, err error) {
+func (s *Store) RekeyDevice(ctx context.Context, old, key Key) (Device, error) {
 	if err := validKey(key); err != nil {
 		return Device{}, err
 	}
-	err = s.update(ctx, func(t *tx) error {
-		d, err = t.rekeyDevice(old, key)
-		return err
-	})
-	return given(d, err)
+	return s.updateDevice(ctx, func(t *tx) (Device, error) { return t.rekeyDevice(old, key) })
 }
 
 func (t *tx) rekeyDevice(old, key Key) (Device, error) {

@@ -27,7 +27,7 @@ func checkName(name string) error {
 // AddDevice enrols a device and allocates its addresses from the settings "pool"
 // and "ula". It returns an *ExistsError (name or key), a *NameError,
 // ErrInvalidKey, ErrPoolFull or ErrNoPool. The device is enabled.
-func (s *Store) AddDevice(ctx context.Context, name string, key Key) (d Device, err error) {
+func (s *Store) AddDevice(ctx context.Context, name string, key Key) (Device, error) {
 	if err := checkName(name); err != nil {
 		return Device{}, err
 	}
@@ -35,17 +35,18 @@ func (s *Store) AddDevice(ctx context.Context, name string, key Key) (d Device, 
 		return Device{}, err
 	}
 	created := s.clock.now()
-	err = s.update(ctx, func(t *tx) error {
-		d, err = t.addDevice(name, key, created)
-		return err
-	})
-	return given(d, err)
+	return s.updateDevice(ctx, func(t *tx) (Device, error) { return t.addDevice(name, key, created) })
 }
 
-// given keeps half a result from leaving with an error.
-func given(d Device, err error) (Device, error) {
+// updateDevice is update for what results in a device.
+func (s *Store) updateDevice(ctx context.Context, run func(*tx) (Device, error)) (Device, error) {
+	var d Device
+	err := s.update(ctx, func(t *tx) (err error) {
+		d, err = run(t)
+		return err
+	})
 	if err != nil {
-		return Device{}, err
+		return Device{}, err // when ctx ended, the committer may be writing d
 	}
 	return d, nil
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -19,6 +20,7 @@ type part struct {
 	last     bool
 	records  []record
 	from, to vector
+	loose    bool // only cells, counted nowhere
 }
 
 // decodePart reads a part. It keeps b.
@@ -55,8 +57,8 @@ func decodePart(b []byte) (part, error) {
 	return p, err
 }
 
-// Merge takes in one part of a delta, all of it or nothing. It returns when the
-// part is durable here. behind says that something in between is missing, so that
+// Merge takes in one part of a delta and returns when it is durable here. An
+// invalid part is refused whole. behind says that something in between is missing, so that
 // this replica should ask for it with its digest. An error that wraps
 // ErrInvalidPart is the sender's fault. The slice must not be changed meanwhile.
 // It blocks until Run works.
@@ -69,13 +71,28 @@ func (s *Store) Merge(b []byte) (behind bool, err error) {
 		return false, err
 	}
 	defer s.leave()
-	r := newRequest(func(t *tx) error {
+	return s.mergePart(p)
+}
+
+// mergePart has the committer merge a part, in two halves where one transaction
+// would be too large: its cells may belong to large entities.
+func (s *Store) mergePart(p part) (behind bool, err error) {
+	r := newRequest(func(t *tx) (err error) {
 		behind, err = s.merge(t, p)
 		return err
 	})
 	r.local = false
 	r.failed = func() { s.deltas.forget(p.delta) }
-	if err := s.submit(context.Background(), r); err != nil {
+	err = s.submit(context.Background(), r)
+	if half := len(p.records) / 2; errors.Is(err, ErrTooLarge) && half > 0 {
+		first := part{records: p.records[:half], loose: true}
+		if _, err := s.mergePart(first); err != nil {
+			return false, err
+		}
+		p.records = p.records[half:]
+		return s.mergePart(p)
+	}
+	if err != nil {
 		return false, err
 	}
 	return behind, nil
@@ -91,6 +108,9 @@ func (s *Store) merge(t *tx, p part) (behind bool, err error) {
 	}
 	if err := s.recognize(t, p); err != nil {
 		return false, err
+	}
+	if p.loose {
+		return false, nil
 	}
 	if !s.deltas.take(p.delta, p.index) {
 		return true, nil

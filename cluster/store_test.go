@@ -82,6 +82,14 @@ func TestReopen(t *testing.T) {
 	sound(t, s)
 }
 
+// TestSync holds the option on which every promise of durability rests: a test that
+// kills a process cannot see it, only one that cuts the power.
+func TestSync(t *testing.T) {
+	if !options("x", quiet).SyncWrites {
+		t.Error("acknowledged writes are not synced")
+	}
+}
+
 func TestInUse(t *testing.T) {
 	dir := t.TempDir()
 	open(t, Config{Dir: dir, Node: testNode(0)})

@@ -43,7 +43,9 @@ func TestStalled(t *testing.T) {
 			if len(stalls) != 1 || stalls[0].Gap < freeze || stalls[0].Gap > freeze+beatInterval {
 				t.Fatalf("stalled %+v", stalls)
 			}
-			if a.count(mesh.Down, b, at) != 1 || c.count(mesh.Down, b, at) != 1 {
+			// Unlike one that is really frozen it accepts the links that they
+			// try again, so that they may give it up more than once.
+			if a.count(mesh.Down, b, at) == 0 || c.count(mesh.Down, b, at) == 0 {
 				t.Error("its peers did not give it up")
 			}
 			for _, o := range []*gateway{a, c} {

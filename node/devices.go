@@ -1,7 +1,10 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -30,13 +33,13 @@ func (n *Node) ListDevices(ctx context.Context) ([]api.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	live := n.allCounters(ctx, p)
+	l := n.ask(ctx, p)
 	out := make([]api.Device, 0, n.store.CountDevices())
 	for d, err := range n.store.Devices() {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, n.device(p, d, names, live))
+		out = append(out, n.device(p, d, names, l))
 	}
 	sortDevices(out)
 	return out, nil
@@ -56,7 +59,7 @@ func (n *Node) ShowDevice(ctx context.Context, ref string) (api.Device, error) {
 	if err != nil {
 		return api.Device{}, err
 	}
-	return n.device(p, d, names, n.allCounters(ctx, p)), nil
+	return n.device(p, d, names, n.ask(ctx, p)), nil
 }
 
 // AddDevice implements [api.Devices].
@@ -132,7 +135,7 @@ func (n *Node) enrolment(d cluster.Device) (api.Enrolment, error) {
 		return api.Enrolment{}, err
 	}
 	return api.Enrolment{
-		Device:    n.device(p, d, nil, nil),
+		Device:    n.device(p, d, nil, live{}),
 		PublicKey: cluster.KeyString(p.pub),
 		Endpoint:  n.publicAddress(p),
 		Keepalive: deviceKeepalive,
@@ -152,27 +155,32 @@ func (n *Node) gatewayNames() (map[cluster.Node]string, error) {
 	return names, nil
 }
 
+// live is what the gateways say of their sessions at one moment.
+type live struct {
+	counters map[cluster.Key]counters
+	answered map[cluster.Node]bool
+}
+
 // device joins what the store, the session table and the gateways' counters
-// say of a device. names and live may be nil.
-func (n *Node) device(p *parts, d cluster.Device, names map[cluster.Node]string, live map[cluster.Key]counters) api.Device {
+// say of a device. Where its gateway has not answered the table must do.
+func (n *Node) device(p *parts, d cluster.Device, names map[cluster.Node]string, l live) api.Device {
 	out := api.Device{Name: d.Name, ID: cluster.KeyString(d.Key), Enabled: d.Enabled, Addresses: []string{}}
 	for _, a := range d.Addresses {
 		out.Addresses = append(out.Addresses, a.String())
 	}
-	handshake := time.Time{}
-	if s, ok := p.sessions.Owner(d.Key); ok && (s.Owner == n.self || p.peers.isAlive(s.Owner)) {
-		out.Gateway, out.Endpoint = names[s.Owner], s.Endpoint.String()
-		handshake = s.Handshake
+	owner, owned := p.sessions.Owner(d.Key)
+	c, connected := l.counters[d.Key]
+	handshake := owner.Handshake
+	if c.Handshake.After(handshake) {
+		handshake = c.Handshake
 	}
-	if c, ok := live[d.Key]; ok {
-		out.RxBytes, out.TxBytes = c.Rx, c.Tx
-		if out.Gateway != "" && c.Endpoint.IsValid() {
-			out.Endpoint = c.Endpoint.String()
-		}
-		if c.Handshake.After(handshake) {
-			handshake = c.Handshake
-		}
+	if !connected && owned && !l.answered[owner.Owner] && p.peers.isAlive(owner.Owner) {
+		connected, c.Endpoint = true, owner.Endpoint
 	}
+	if connected && owned {
+		out.Gateway, out.Endpoint = names[owner.Owner], c.Endpoint.String()
+	}
+	out.RxBytes, out.TxBytes = c.Rx, c.Tx
 	if !handshake.IsZero() {
 		handshake = handshake.UTC().Truncate(time.Second)
 		out.LastHandshake = &handshake
@@ -180,57 +188,65 @@ func (n *Node) device(p *parts, d cluster.Device, names map[cluster.Node]string,
 	return out
 }
 
-// allCounters asks every gateway alive for the counters of its sessions. One
-// that does not answer in time is left out.
-func (n *Node) allCounters(ctx context.Context, p *parts) map[cluster.Key]counters {
+// ask asks every gateway alive for the counters of its sessions. One that does
+// not answer in time is left out.
+func (n *Node) ask(ctx context.Context, p *parts) live {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	members := p.mesh.Members()
 	answers := make([][]counters, len(members))
+	errs := make([]error, len(members))
 	var g errgroup.Group
 	for i, m := range members {
-		if m.Linked {
+		if errs[i] = mesh.ErrNotLinked; m.Linked {
 			g.Go(func() error {
-				answers[i] = n.askCounters(ctx, p, m.ID)
+				answers[i], errs[i] = askCounters(ctx, p, m.ID)
 				return nil
 			})
 		}
 	}
 	_ = g.Wait()
-	out := map[cluster.Key]counters{}
+	l := live{counters: map[cluster.Key]counters{}, answered: map[cluster.Node]bool{n.self: true}}
 	for _, s := range p.vpn.Sessions() {
 		if s.Confirmed {
-			out[s.Device] = counters{s.Device, s.Endpoint, s.Handshake, s.RxBytes, s.TxBytes}
+			l.counters[s.Device] = counters{s.Device, s.Endpoint, s.Handshake, s.RxBytes, s.TxBytes}
 		}
 	}
-	for _, page := range answers {
-		for _, c := range page {
-			if old, ok := out[c.Device]; !ok || c.Handshake.After(old.Handshake) {
-				out[c.Device] = c
+	for i, m := range members {
+		if errs[i] != nil {
+			n.log.Debug("no counters from a gateway", "id", m.ID, "err", errs[i])
+			continue
+		}
+		l.answered[cluster.Node(m.ID)] = true
+		for _, c := range answers[i] {
+			if old, ok := l.counters[c.Device]; !ok || c.Handshake.After(old.Handshake) {
+				l.counters[c.Device] = c
 			}
 		}
 	}
-	return out
+	return l
 }
 
 // askCounters collects the pages of one peer.
-func (n *Node) askCounters(ctx context.Context, p *parts, id mesh.ID) (all []counters) {
+func askCounters(ctx context.Context, p *parts, id mesh.ID) (all []counters, err error) {
 	var after [32]byte
 	for {
 		b, err := p.mesh.Call(ctx, id, kindSessions, after[:])
 		if err != nil {
-			n.log.Debug("no counters from a gateway", "id", id, "err", err)
-			return all
+			return nil, err
 		}
 		var page []counters
-		if err := cbor.Unmarshal(b, &page); err != nil || len(page) > countersPage {
-			n.log.Warn("counters of a gateway make no sense", "id", id, "err", err)
-			return all
+		if err := cbor.Unmarshal(b, &page); err != nil {
+			return nil, fmt.Errorf("counters: %w", err)
 		}
 		all = append(all, page...)
-		if len(page) < countersPage || page[len(page)-1].Device == after {
-			return all
+		if len(page) < countersPage {
+			return all, nil
 		}
-		after = page[len(page)-1].Device
+		last := page[len(page)-1].Device
+		if bytes.Compare(last[:], after[:]) <= 0 {
+			return nil, errors.New("counters do not come in order")
+		}
+		after = last
 	}
 }

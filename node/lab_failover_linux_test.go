@@ -109,7 +109,7 @@ func TestLabStall(t *testing.T) {
 	table.Row("stalled for", "its clients", "moved", "gap p50", "max", "max gap of the others")
 	var all labtest.Durations
 	everyone := func(*labtest.Client) bool { return true }
-	for _, stall := range size([]time.Duration{700, 900, 1100}, []time.Duration{500, 600, 650, 700, 750, 800, 850, 900, 1000, 1100, 1300, 1500}) {
+	for _, stall := range size([]time.Duration{800, 1100}, []time.Duration{500, 600, 650, 700, 750, 800, 850, 900, 1000, 1100, 1300, 1500}) {
 		stall *= time.Millisecond
 		counts, owner := owners(t, gws, clients)
 		victim := largest(counts)

@@ -2,8 +2,10 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -229,6 +231,8 @@ func TestSplit(t *testing.T) {
 		w.Wait("the split serves", 2*time.Second, func() bool {
 			return l.Ping(nodetest.Inner, 100*time.Millisecond) && r.Ping(nodetest.Inner, 100*time.Millisecond)
 		})
+		w.Enrol(a, "twin")
+		w.Enrol(b, "twin")
 		time.Sleep(10 * time.Minute)
 		w.Net.Heal(addrs(left), addrs(right, c.Addr))
 		took := w.WaitReady(10*time.Second, a, b, c)
@@ -236,6 +240,12 @@ func TestSplit(t *testing.T) {
 		w.Wait("the same devices everywhere", 5*time.Second, func() bool {
 			return known(a, r) && known(b, l) && known(c, l)
 		})
+		// A name that both sides gave is nobody's any more; ids are.
+		_, err := c.ShowDevice(context.Background(), "twin")
+		var refused *api.Error
+		if !errors.As(err, &refused) || refused.Code != api.Ambiguous || strings.Count(refused.Message, "=") != 2 {
+			t.Errorf("a name in use twice: %v, want both ids", err)
+		}
 		for _, d := range []*nodetest.Device{l, r} {
 			if !d.Ping(nodetest.Inner, time.Second) {
 				t.Errorf("%s lost its gateway by healing", d.Name)

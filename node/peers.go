@@ -16,7 +16,8 @@ type peers struct {
 	loads  map[cluster.Node]peerLoad
 	alive  map[cluster.Node]bool
 	synced map[cluster.Node]bool
-	mine   map[cluster.Node]int // devices that we sent there and that arrived since its last report
+	fresh  map[cluster.Node]int // devices that arrived there since its last report
+	mine   map[cluster.Node]int // those of them that we had sent
 	fence  fence[cluster.Node]
 	wake   chan struct{} // closed and replaced at each change of synced
 }
@@ -24,7 +25,7 @@ type peers struct {
 func newPeers() *peers {
 	return &peers{
 		loads: map[cluster.Node]peerLoad{}, alive: map[cluster.Node]bool{},
-		synced: map[cluster.Node]bool{}, mine: map[cluster.Node]int{},
+		synced: map[cluster.Node]bool{}, fresh: map[cluster.Node]int{}, mine: map[cluster.Node]int{},
 		wake: make(chan struct{}),
 	}
 }
@@ -41,6 +42,7 @@ func (p *peers) on(e mesh.Event, now time.Time) {
 		delete(p.alive, id)
 		delete(p.synced, id)
 		delete(p.loads, id)
+		delete(p.fresh, id)
 		delete(p.mine, id)
 		p.fence.heard(id)
 	case mesh.Synced:
@@ -51,7 +53,7 @@ func (p *peers) on(e mesh.Event, now time.Time) {
 	case mesh.Beat:
 		if r, err := decodeReport(e.Member.Beat); err == nil {
 			p.loads[id] = p.loads[id].next(r, p.mine[id], now)
-			p.mine[id] = 0
+			p.fresh[id], p.mine[id] = 0, 0
 		}
 	case mesh.Stalled:
 		// The fence saw the gap by itself, in beat.
@@ -69,11 +71,14 @@ func (p *peers) beat(now time.Time) time.Time {
 	return p.fence.beat(now, alive)
 }
 
-// arrived counts a device that we sent to id and that is confirmed there.
-func (p *peers) arrived(id cluster.Node) {
+// arrived counts a device that came to id, and whether we had sent it.
+func (p *peers) arrived(id cluster.Node, mine bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mine[id]++
+	p.fresh[id]++
+	if mine {
+		p.mine[id]++
+	}
 }
 
 // isAlive says whether id is linked to us.
@@ -98,16 +103,15 @@ func (p *peers) report(id cluster.Node) (report, bool) {
 	return l.report, ok
 }
 
-// weigh lists the loads of the peers alive. confirmed is how many devices the
-// session table shows at a peer, which may be newer than its report.
-func (p *peers) weigh(now time.Time, confirmed, pending func(cluster.Node) int) []cluster.Load {
+// weigh lists the loads of the peers alive.
+func (p *peers) weigh(now time.Time, pending func(cluster.Node) int) []cluster.Load {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := make([]cluster.Load, 0, len(p.loads))
 	for id, l := range p.loads {
 		if p.alive[id] {
 			load := l.load(id, pending(id), now)
-			load.Sessions = max(load.Sessions, confirmed(id))
+			load.Sessions += p.fresh[id]
 			out = append(out, load)
 		}
 	}

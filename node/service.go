@@ -34,14 +34,15 @@ func (n *Node) Status(context.Context) (api.Status, error) {
 	}
 	s := api.Status{
 		Cluster: clusterName(p.facts), Gateway: n.name, ID: n.self.String(), Ready: p.ready.Load(), Gateways: 1,
-		Devices: n.store.CountDevices(), Sessions: p.sessions.Count(n.self), Dataplane: p.plane,
+		Devices: n.store.CountDevices(), Sessions: p.vpn.Count(), Dataplane: p.plane,
 		PublicKey: cluster.KeyString(p.pub), Pool: p.facts.pool.String(), Version: n.cfg.Version,
 		AuthFailures: p.vpn.Stats().Forged,
 	}
 	for _, m := range p.mesh.Members() {
 		if m.Status == mesh.Alive {
 			s.Gateways++
-			s.Sessions += p.sessions.Count(cluster.Node(m.ID))
+			r, _ := p.peers.report(cluster.Node(m.ID))
+			s.Sessions += r.Sessions
 		}
 	}
 	return s, nil
@@ -88,7 +89,7 @@ func (n *Node) gateway(p *parts, g cluster.Gateway, members map[cluster.Node]mes
 	}
 	if g.Node == n.self {
 		out.State, out.Serving = api.Alive, p.ready.Load()
-		out.Sessions = p.sessions.Count(n.self)
+		out.Sessions = p.vpn.Count()
 		return out
 	}
 	m, ok := members[g.Node]
@@ -99,7 +100,7 @@ func (n *Node) gateway(p *parts, g cluster.Gateway, members map[cluster.Node]mes
 	case mesh.Alive:
 		r, _ := p.peers.report(g.Node)
 		out.State, out.Serving, out.Draining = api.Alive, r.Serving, r.Draining
-		out.Sessions = p.sessions.Count(g.Node)
+		out.Sessions = r.Sessions
 		out.Mesh = m.Addr.String()
 	case mesh.Left:
 		out.State = api.Left

@@ -52,9 +52,9 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 		v := p.steering.decide(knock{device: device, now: now, owner: owner, owned: owned, alive: p.peers.serves},
 			func(pending func(cluster.Node) int, r *rand.Rand) (cluster.Node, bool) {
 				own := cluster.Load{
-					Node: n.self, Sessions: p.sessions.Count(n.self), Capacity: n.cfg.Capacity, Draining: !p.ready.Load(),
+					Node: n.self, Sessions: p.vpn.Count() + pending(n.self), Capacity: n.cfg.Capacity, Draining: !p.ready.Load(),
 				}
-				return cluster.Place(own, p.peers.weigh(now, p.sessions.Count, pending), r)
+				return cluster.Place(own, p.peers.weigh(now, pending), r)
 			})
 		if !v.sent {
 			return true
@@ -94,6 +94,7 @@ func (n *Node) onSession(p *parts) func(vpn.Event) {
 			return
 		}
 		if e.Kind == vpn.Confirmed {
+			p.steering.arrived(n.self, e.Device)
 			p.sessions.Confirm(s, n.store.Stamp())
 		} else {
 			p.sessions.Put(s)
@@ -145,8 +146,8 @@ func (n *Node) onForeign(p *parts) func(cluster.Session) {
 		if s.Owner == n.self || s.Released {
 			return
 		}
-		if p.steering.arrived(s.Owner, s.Device) {
-			p.peers.arrived(s.Owner)
+		if mine := p.steering.arrived(s.Owner, s.Device); mine || s.Since.Equal(s.Handshake) { // else a rekey
+			p.peers.arrived(s.Owner, mine)
 		}
 		p.vpn.Drop(s.Device)
 	}
@@ -177,7 +178,7 @@ func (n *Node) beat(p *parts) func() []byte {
 	return func() []byte {
 		p.vpn.Allow(p.peers.beat(time.Now()))
 		return report{
-			Sessions: p.sessions.Count(n.self), Capacity: n.cfg.Capacity, Serving: p.ready.Load(),
+			Sessions: p.vpn.Count(), Capacity: n.cfg.Capacity, Serving: p.ready.Load(),
 		}.encode()
 	}
 }

@@ -49,7 +49,7 @@ type steering struct {
 
 	mu        sync.Mutex // guards the fields below
 	decisions map[cluster.Key]decision
-	pending   map[cluster.Node]map[cluster.Key]time.Time // under way, until when
+	pending   map[cluster.Node]map[cluster.Key]time.Time // under way, to us too, until when
 	sweep     time.Time
 	rnd       *rand.Rand
 }
@@ -74,10 +74,12 @@ func (s *steering) decide(k knock, place func(pending func(cluster.Node) int, r 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget(k.now)
+	if k.owned && k.owner.Owner == s.self {
+		return verdict{target: s.self}
+	}
 	d, decided := s.decisions[k.device]
 	target := s.self
 	switch {
-	case k.owned && k.owner.Owner == s.self:
 	case decided && d.target != s.self && k.alive(d.target):
 		again := k.now.Sub(d.at) >= knockGap
 		confirmed := k.owned && k.owner.Owner == d.target && k.owner.Handshake.After(d.at)
@@ -92,25 +94,27 @@ func (s *steering) decide(k knock, place func(pending func(cluster.Node) int, r 
 			target = t
 		}
 	}
-	s.decisions[k.device] = decision{target: target, at: k.now, until: k.now.Add(decisionLife)}
-	if target == s.self {
-		return verdict{target: target}
+	s.settle(k.device, target, k.now)
+	return verdict{target: target, sent: target != s.self}
+}
+
+// settle writes down where a device goes. The lock is held.
+func (s *steering) settle(device cluster.Key, target cluster.Node, now time.Time) {
+	for _, p := range s.pending {
+		delete(p, device)
 	}
+	s.decisions[device] = decision{target: target, at: now, until: now.Add(decisionLife)}
 	if s.pending[target] == nil {
 		s.pending[target] = map[cluster.Key]time.Time{}
 	}
-	s.pending[target][k.device] = k.now.Add(pendingLife)
-	return verdict{target: target, sent: true}
+	s.pending[target][device] = now.Add(pendingLife)
 }
 
 // here notes that a device that should have been sent away could not be.
 func (s *steering) here(device cluster.Key, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.decisions[device] = decision{target: s.self, at: now, until: now.Add(decisionLife)}
-	for _, p := range s.pending {
-		delete(p, device)
-	}
+	s.settle(device, s.self, now)
 }
 
 // arrived notes that a device is confirmed at gateway id: it is counted there

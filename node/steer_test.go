@@ -51,6 +51,9 @@ func TestSteering(t *testing.T) {
 		if v.sent {
 			t.Fatalf("second knock was sent to %v though it had not answered", v.target)
 		}
+		if len(s.pending[b]) != 0 || len(s.pending[self]) != 1 {
+			t.Fatalf("under way: %v, want the device to us alone", s.pending)
+		}
 		v = s.decide(knock{device: device, now: t0.Add(10 * time.Second), alive: everyone}, never)
 		if v.sent {
 			t.Fatal("third knock was sent away again")

@@ -13,7 +13,7 @@ import (
 )
 
 // nftTimeout bounds one call of nft, which takes milliseconds.
-const nftTimeout = 10 * time.Second
+const nftTimeout = 30 * time.Second
 
 // nat is the nft table of one interface:
 //

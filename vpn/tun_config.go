@@ -66,7 +66,7 @@ func (c TUNConfig) withDefaults() (TUNConfig, error) {
 	}
 	least := 576 // RFC 791: what every IPv4 host takes
 	for _, p := range slices.Concat(c.Addresses, c.Masquerade) {
-		if !p.IsValid() {
+		if !p.IsValid() || p.Addr().Is4In6() {
 			return c, errors.New("invalid prefix among the interface's addresses or masqueraded sources")
 		}
 		if p.Addr().Is6() {

@@ -142,8 +142,7 @@ func applyChanges(changes []sysctlChange) error {
 	for _, c := range changes {
 		err := writeSysctl(c.Key, c.New)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			setting := strings.ReplaceAll(c.Key, "/", ".")
-			return fmt.Errorf("switch forwarding on: %w (set %s to %s on the host)", err, setting, c.New)
+			return fmt.Errorf("switch forwarding on: %w (or set net.ipv4.ip_forward and net.ipv6.conf.all.forwarding to 1 on the host)", err)
 		}
 	}
 	return nil

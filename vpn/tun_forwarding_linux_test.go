@@ -209,6 +209,7 @@ func TestTUNConfig(t *testing.T) {
 		{MTU: 1279, Addresses: prefixes("fd00::1/64")},
 		{MTU: 1279, Masquerade: prefixes("fd00::/64")},
 		{Addresses: []netip.Prefix{{}}},
+		{Addresses: prefixes("::ffff:100.64.0.1/106")},
 	} {
 		if _, err := c.withDefaults(); err == nil {
 			t.Errorf("%+v: no error", c)

@@ -396,8 +396,9 @@ func (n *testNet) set(key, value string) {
 // state returns everything OpenTUN may change in gw: settings, tables, interfaces.
 func (n *testNet) state() string {
 	n.t.Helper()
-	settings := n.in("sh", "-c", `cd /proc/sys/net && grep -H . ipv4/ip_forward ipv?/conf/*/forwarding ipv?/conf/*/accept_redirects ipv6/conf/*/accept_ra`)
-	return settings + "\n" + n.in("nft", "list", "ruleset") + "\n" + n.in("ip", "-br", "address") + "\n" + n.in("ip", "rule") + "\n" + n.in("ip", "route", "show", "table", "all")
+	return n.in("sh", "-ec", `cd /proc/sys/net
+		grep -H . ipv4/ip_forward ipv?/conf/*/forwarding ipv?/conf/*/accept_redirects ipv6/conf/*/accept_ra
+		nft list ruleset; ip -br address; ip rule; ip route show table all`)
 }
 
 func (n *testNet) forwarding() (v4, v6 string) {

@@ -49,7 +49,7 @@ var _ tun.Device = (*TUN)(nil)
 // the host reaches, after undoing what a killed gateway of the same StateDir left.
 // It needs CAP_NET_ADMIN and the program nft of version 1.0.1 or later, and works
 // in the network namespace of the calling thread. It takes some tens of milliseconds,
-// up to 10 s where another gateway of the namespace is opening or closing.
+// up to 30 s where another gateway of the namespace is opening or closing.
 //
 // Errors wrap ErrNoPermission or ErrUnsupported where that is the reason; then,
 // as with every other error, the host is as before.

@@ -375,7 +375,7 @@ func TestTUNErrors(t *testing.T) {
 		{
 			name:         "read-only settings",
 			prefix:       inShell("mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"),
-			want:         "set net.ipv4.ip_forward to 1 on the host",
+			want:         "or set net.ipv4.ip_forward and",
 			noPermission: true,
 		},
 		{

@@ -22,7 +22,7 @@ const (
 	recordLimit = 1 << 20 // bytes; a change takes less than 128
 	aliasPrefix = "gatemesh"
 	aliasLimit  = 255              // bytes; the kernel's IFALIASZ less the closing zero
-	lockTimeout = 10 * time.Second // another gateway holds the lock for milliseconds, unless it is frozen
+	lockTimeout = 30 * time.Second // another gateway holds the lock for some 50 ms, unless it is frozen
 )
 
 // namespace is the network namespace of the calling thread, locked against other
@@ -91,7 +91,8 @@ type hostRecord struct {
 	Changes   []sysctlChange `json:"changes"`
 }
 
-// write replaces the record in dir durably: it is there before the change is.
+// write replaces the record in dir. It need not outlive the kernel, whose settings
+// do not either: nothing is synced.
 func (r hostRecord) write(dir string) (err error) {
 	if dir == "" {
 		return nil
@@ -111,7 +112,7 @@ func (r hostRecord) write(dir string) (err error) {
 	}
 	defer os.Remove(f.Name()) // is gone after the rename
 	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), filepath.Join(dir, recordName))
