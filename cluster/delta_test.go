@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -101,22 +102,23 @@ func randomWrite(rnd *rand.Rand, s *Store, devices int) error {
 	return err
 }
 
+var histories = flag.Int("cluster.histories", 40, "how many seeds TestHistories runs")
+
 // TestHistories runs random histories of several replicas over a bad network:
 // partitions, parts that are lost, come twice, out of order or mixed with those of
 // other deltas, and replicas that go away in the middle. At every step each vector
 // is true; after quiet all replicas are equal, and their indices are what their
 // cells say.
 func TestHistories(t *testing.T) {
-	histories := 60
+	n := *histories
 	if testing.Short() {
-		histories = 10
+		n = 10
 	}
-	for seed := range histories {
-		rnd := rand.New(rand.NewPCG(uint64(seed), 1))
-		history(t, rnd, 2+rnd.IntN(4))
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
+	for seed := range n {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(uint64(seed), 1))
+			history(t, rnd, 2+rnd.IntN(4))
+		})
 	}
 }
 

@@ -364,6 +364,27 @@ func TestContest(t *testing.T) {
 	}
 	pull(t, storeState{c}, storeState{a})
 	pull(t, storeState{c}, storeState{b})
+	// Whoever hears of the two sides in the other order shows the same.
+	d := replica(t, 3)
+	changed := map[string]bool{}
+	d.Subscribe(func(rs []Ref) {
+		for _, r := range rs {
+			changed[r.ID] = true
+		}
+	})
+	pull(t, storeState{d}, storeState{b})
+	check(t, d.submit(context.Background(), newRequest(nil)))
+	clear(changed)
+	pull(t, storeState{d}, storeState{a})
+	check(t, d.submit(context.Background(), newRequest(nil)))
+	same(t, c, d)
+	sound(t, d)
+	for d, err := range d.Devices() {
+		check(t, err)
+		if !d.Addresses[0].Is4() && !changed[KeyString(d.Key)] {
+			t.Errorf("subscribers were not told that %s lost its address", d.Name)
+		}
+	}
 	contested := 0
 	for d, err := range c.Devices() {
 		check(t, err)

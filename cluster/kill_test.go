@@ -3,6 +3,7 @@ package cluster
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"time"
 )
+
+var kills = flag.Int("cluster.kills", 20, "how often TestKill kills")
 
 // childDir names the variable by which the test binary is told to be the writer
 // that TestKill kills.
@@ -60,7 +63,7 @@ func child() bool {
 // acknowledged is there, none is there by half, the store opens each time, and
 // stamps go on above those given before.
 func TestKill(t *testing.T) {
-	rounds := 30
+	rounds := *kills
 	if testing.Short() {
 		rounds = 5
 	}

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"math/big"
 	"net"
-	"strings"
 	"time"
 )
 
@@ -153,10 +152,9 @@ func (w *wire) read(limit int, timeout time.Duration) (kind, []byte, error) {
 
 // refuse tells the other side why not and closes.
 func (w *wire) refuse(code reason, text string) {
-	text = strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
 	// The refusal is a courtesy: if it does not arrive, the end of the
 	// connection says the same.
-	_ = w.write(time.Second, encode(kindRefuse, refusal{code, text}))
+	_ = w.write(time.Second, encode(kindRefuse, refusal{code, clipText(text, maxReason)}))
 	w.finish()
 }
 

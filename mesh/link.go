@@ -246,10 +246,10 @@ func (l *link) read(ctx context.Context, calls *errgroup.Group) error {
 		case kindAnswer:
 			err = l.onAnswer(body)
 		case kindClosing:
-			l.mesh.condemn(l.id, Down, "it stops")
+			l.mesh.condemn(l.id, l, Down, "it stops")
 			return errGoodbye
 		case kindLeaving:
-			l.mesh.condemn(l.id, Left, "it leaves")
+			l.mesh.condemn(l.id, l, Left, "it leaves")
 			return errGoodbye
 		case kindRefuse:
 			return parseRefusal(body)

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -334,10 +335,8 @@ func wake(c chan struct{}) {
 	}
 }
 
-// clip cuts s to what a name may be.
-func clip(s string) string {
-	if len(s) > maxNameLen {
-		return s[:maxNameLen]
-	}
-	return s
-}
+// clip cuts s to what a name may be. What is not UTF-8 is left out: it could
+// not be decoded.
+func clip(s string) string { return clipText(s, maxNameLen) }
+
+func clipText(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "") }

@@ -203,8 +203,7 @@ func (l *link) work(ctx context.Context, q message) answer {
 		err = ErrTooLong
 	}
 	if err != nil {
-		text := []byte(err.Error())
-		return answer{ID: q.ID, Outcome: outcomeError, Payload: text[:min(len(text), MaxMessage)]}
+		return answer{ID: q.ID, Outcome: outcomeError, Payload: []byte(clipText(err.Error(), MaxMessage))}
 	}
 	return answer{ID: q.ID, Payload: payload}
 }

@@ -192,20 +192,21 @@ func (m *Mesh) fall(p *peer, k EventKind) *link {
 	return l
 }
 
-// condemn is fall for callers without the lock.
-func (m *Mesh) condemn(id ID, k EventKind, why string) {
+// condemn is fall for callers without the lock, as long as l is the link to
+// the peer; nil: as long as it has none.
+func (m *Mesh) condemn(id ID, l *link, k EventKind, why string) {
 	m.mu.Lock()
-	var l *link
 	p := m.peers[id]
-	was := p != nil && p.up
-	if was {
-		l = m.fall(p, k)
+	gone := p != nil && p.up && p.link == l
+	if gone {
+		m.fall(p, k)
 	}
 	m.mu.Unlock()
+	if !gone {
+		return
+	}
 	if l != nil {
 		l.close(errVerdict)
 	}
-	if was {
-		m.log.Info("peer gone", "peer", id, "verdict", k, "why", why)
-	}
+	m.log.Info("peer gone", "peer", id, "verdict", k, "why", why)
 }

@@ -121,7 +121,7 @@ func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 			break
 		}
 		if probe && refused(err) && (a == own || a == addrs[0]) {
-			m.condemn(p.id, Down, "its host refuses")
+			m.condemn(p.id, nil, Down, "its host refuses")
 			break
 		}
 		timeout = dialTimeout

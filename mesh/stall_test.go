@@ -111,6 +111,9 @@ func TestOrderOfEvents(t *testing.T) {
 		}
 		b.kill()
 		time.Sleep(time.Second)
+		closeAll(a, c)
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		up := false
 		ups := 0
 		for _, e := range a.events {
@@ -141,6 +144,5 @@ func TestOrderOfEvents(t *testing.T) {
 		if up || ups != 6 {
 			t.Errorf("%d times up; up %v", ups, up)
 		}
-		closeAll(a, c)
 	})
 }

@@ -25,8 +25,8 @@ func await(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// real runs a mesh on a port of loopback.
-func real(t *testing.T, name string) (*mesh.Mesh, *history) {
+// onLoopback runs a mesh on a port of loopback.
+func onLoopback(t *testing.T, name string) (*mesh.Mesh, *history) {
 	t.Helper()
 	h := newHistory(name)
 	m, err := mesh.New(mesh.Config{
@@ -61,9 +61,9 @@ func real(t *testing.T, name string) (*mesh.Mesh, *history) {
 func TestSystemNetwork(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
-	a, ha := real(t, "a")
-	b, hb := real(t, "b")
-	c, hc := real(t, "c")
+	a, ha := onLoopback(t, "a")
+	b, hb := onLoopback(t, "b")
+	c, hc := onLoopback(t, "c")
 	b.Connect([]netip.AddrPort{a.Addr()})
 	c.Connect([]netip.AddrPort{a.Addr()})
 	all := []*mesh.Mesh{a, b, c}

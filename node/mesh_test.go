@@ -217,6 +217,34 @@ func TestUnreachableTarget(t *testing.T) {
 	})
 }
 
+// The least loaded gateway has become full meanwhile: it gives the initiation
+// back, and the device is answered at the door without a retry.
+func TestGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 8)
+		a, b := w.Gateway(1, "a"), w.Gateway(2, "b")
+		a.Start()
+		b.Start(func(c *node.Config) { c.Capacity = 1 })
+		w.WaitReady(8*time.Second, a, b)
+		first := w.Device(1, "first", a, a)
+		if !first.Ping(nodetest.Inner, time.Second) {
+			t.Fatal("first: no reply")
+		}
+		key2, e2 := w.Enrol(a, "second")
+		key3, e3 := w.Enrol(a, "third")
+		w.Net.Latency(150*time.Millisecond, 0)
+		time.Sleep(5 * time.Second)
+		second, third := w.Connect(2, key2, e2, a), w.Connect(3, key3, e3, b)
+		took, ok := second.RoundTrip(nodetest.Inner, 2*time.Second)
+		if !ok || second.At(t, a, b) != a || third.At(t, a, b) != b {
+			t.Errorf("second was answered after %v: %v", took, ok)
+		}
+		if took < 300*time.Millisecond {
+			t.Errorf("answered after %v: it was not sent away at all", took)
+		}
+	})
+}
+
 // Both halves of a split take changes and serve; one cluster with all changes
 // after it heals.
 func TestSplit(t *testing.T) {

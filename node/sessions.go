@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -59,11 +60,7 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 		if !v.sent {
 			return true
 		}
-		b, err := cbor.Marshal(passed{From: from, Initiation: initiation})
-		if err == nil {
-			err = p.mesh.Send(mesh.ID(v.target), kindInitiation, b)
-		}
-		if err != nil {
+		if err := p.pass(mesh.ID(v.target), passed{From: from, Initiation: initiation, Device: device}); err != nil {
 			n.log.Debug("initiation not passed on, answered here", "to", v.target, "err", err)
 			p.steering.here(device, now)
 			return true
@@ -72,16 +69,37 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 	}
 }
 
-// onInitiation answers what another gateway passed on.
+// pass sends an initiation to another gateway. It does not block.
+func (p *parts) pass(to mesh.ID, in passed) error {
+	b, err := cbor.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("encode initiation: %w", err)
+	}
+	return p.mesh.Send(to, kindInitiation, b)
+}
+
+// onInitiation answers what another gateway passed on, or gives it back.
 func (n *Node) onInitiation(p *parts) mesh.Handler {
-	return func(_ context.Context, _ mesh.ID, payload []byte) ([]byte, error) {
+	return func(_ context.Context, from mesh.ID, payload []byte) ([]byte, error) {
 		var in passed
 		if err := cbor.Unmarshal(payload, &in); err != nil || !in.valid() {
 			return nil, errors.New("not an initiation")
 		}
+		if in.Back {
+			p.steering.here(in.Device, n.cfg.Now())
+		} else if !n.answers(p, in.Device) {
+			in.Back = true
+			return nil, p.pass(from, in)
+		}
 		p.vpn.Inject(in.Initiation, in.From)
 		return nil, nil
 	}
+}
+
+// answers says whether this gateway can answer a device that another sent.
+func (n *Node) answers(p *parts, device cluster.Key) bool {
+	_, err := n.store.Device(device)
+	return err == nil && p.ready.Load() && p.vpn.Count() < n.cfg.Capacity
 }
 
 // onSession writes down what the engine says of its sessions.

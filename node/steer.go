@@ -150,10 +150,13 @@ func (s *steering) forget(now time.Time) {
 	}
 }
 
-// passed is an initiation on its way from one gateway to another.
+// passed is an initiation on its way from one gateway to another, and back if
+// that one cannot answer it: it does not know the device yet, or it is full.
 type passed struct {
 	From       netip.AddrPort `cbor:"1,keyasint"`
 	Initiation []byte         `cbor:"2,keyasint"`
+	Device     [32]byte       `cbor:"3,keyasint"`
+	Back       bool           `cbor:"4,keyasint,omitempty"`
 }
 
 // initiationSize is the length of a handshake initiation (WireGuard

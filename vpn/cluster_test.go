@@ -327,12 +327,15 @@ func TestFence(t *testing.T) {
 			t.Errorf("%d messages left after the deadline", left()-before)
 		}
 		g.Initiate(c.key, c.addr)
-		time.Sleep(time.Minute)
-		if left() != before {
+		time.Sleep(2 * time.Minute)
+		if left() != before || g.Stats().GivenUp != 0 {
 			t.Errorf("%d messages left after the deadline", left()-before)
 		}
 		g.Allow(time.Now().Add(time.Hour))
-		time.Sleep(10 * time.Second)
+		time.Sleep(time.Second)
+		if n := w.count(host, 1); n != 2 { // one for each device
+			t.Errorf("%d initiations", n)
+		}
 		c.ping(t)
 		i.ping(t)
 	})

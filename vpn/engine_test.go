@@ -102,8 +102,8 @@ func TestIndicesAreUniqueAndFound(t *testing.T) {
 }
 
 func TestIndicesRunOut(t *testing.T) {
-	var table indexTable
-	for range 1 << slotBits {
+	table := indexTable{made: 1<<pageBits - 1} // as if all pages but the last were in use
+	for range 1 << entryBits {
 		if _, err := table.reserve(); err != nil {
 			t.Fatal(err)
 		}
@@ -111,8 +111,9 @@ func TestIndicesRunOut(t *testing.T) {
 	if _, err := table.reserve(); err == nil {
 		t.Fatal("more indices than slots")
 	}
-	table.release(table.pages[5].Load().reserved[5])
-	if index, err := table.reserve(); err != nil || index&slotMask != 5<<entryBits|5 {
+	last := uint32(1<<pageBits - 1)
+	table.release(table.pages[last].Load().reserved[5])
+	if index, err := table.reserve(); err != nil || index&slotMask != last<<entryBits|5 {
 		t.Errorf("%08x, %v", index, err)
 	}
 }

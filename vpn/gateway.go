@@ -232,8 +232,8 @@ func (g *Gateway) Port() uint16 { return g.port }
 // now is the time since start. It goes on while the process is frozen.
 func (g *Gateway) now() time.Duration { return time.Since(g.start) }
 
-// Allow moves the sender's fence: handshake and transport messages leave only before until. The zero time closes it;
-// before the first call it is closed. Data that it holds back is lost; initiations are retried by their timers.
+// Allow moves the sender's fence: handshake and transport messages leave only before until, which is made from
+// time.Now, so that steps of the wall clock do not count. The zero time closes it; before the first call it is closed. Data that it holds back is lost; initiations are retried by their timers.
 func (g *Gateway) Allow(until time.Time) {
 	if until.IsZero() {
 		g.allowUntil.Store(0)

@@ -103,8 +103,8 @@ func (cl *cluster) kill(i int) {
 // it is over every device is served by exactly one gateway and loses nothing; nonces are unique throughout (world).
 func TestHistories(t *testing.T) {
 	histories := 8
-	if testing.Short() {
-		histories = 2
+	if testing.Short() || raceEnabled {
+		histories = 3
 	}
 	for seed := range uint64(histories) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

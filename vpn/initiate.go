@@ -34,7 +34,8 @@ func (w *pending) remove(index uint32) {
 
 // initiate makes and sends an initiation.
 func (g *Gateway) initiate(q request) {
-	if q.peer != nil && q.peer.dead.Load() {
+	if q.peer != nil && (q.peer.dead.Load() || g.fenced()) {
+		g.postpone(q.peer)
 		return
 	}
 	d, ok := g.cfg.Lookup(q.key)
@@ -53,7 +54,6 @@ func (g *Gateway) initiate(q request) {
 		return
 	}
 	if g.fenced() {
-		g.count.fenced.Add(1)
 		g.postpone(p)
 		return
 	}
@@ -128,14 +128,16 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 	return to, true
 }
 
-// postpone tries again soon what the fence has held back.
+// postpone tries again soon what the fence has held back. It is no attempt: when the device is reached is not known.
 func (g *Gateway) postpone(p *peer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dead.Load() {
 		return
 	}
+	p.attempts = max(p.attempts-1, 0)
 	p.sentHandshake.Store(0)
+	p.queued.Store(false)
 	at := g.now() + fenceRetry
 	p.timers.retransmit.Store(int64(at))
 	g.schedule.at(p, at)

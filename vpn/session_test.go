@@ -278,7 +278,10 @@ func TestThousandClients(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T, w *world) {
 		g := w.gateway("192.0.2.1")
-		const n = 1000
+		n := 1000
+		if raceEnabled {
+			n = 100
+		}
 		clients := make([]*client, n)
 		for i := range clients {
 			clients[i] = w.client(i+2, g.addr)

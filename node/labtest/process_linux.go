@@ -67,8 +67,11 @@ func (n *Node) Start(name string, env []string, args ...string) *Process {
 	return p
 }
 
+// wait runs until the process has ended. What it started dies with it, however
+// it ended.
 func (p *Process) wait() {
 	p.err = p.cmd.Wait()
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // mostly there is nobody
 	close(p.done)
 }
 
