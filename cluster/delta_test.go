@@ -498,6 +498,13 @@ func TestCloneSeenByDigest(t *testing.T) {
 	if *s.author.Load() == own {
 		t.Error("the same incarnation still")
 	}
+	check(t, s.view(func(txn *badger.Txn) error {
+		heads, err := readHeads(txn)
+		if heads[own] != (head{}) {
+			t.Errorf("the old incarnation's head is %+v: what its other copy wrote would not come in", heads[own])
+		}
+		return err
+	}))
 	sound(t, s)
 }
 

@@ -482,10 +482,10 @@ func TestContestAcrossRestart(t *testing.T) {
 		s, stop := start(t, Config{Dir: dir, Node: testNode(5)})
 		pull(t, storeState{s}, storeState{a})
 		pull(t, storeState{s}, storeState{dead})
+		stop()
 		if len(s.contests) == 0 {
 			t.Fatal("no collision among 5 devices in 5 addresses")
 		}
-		stop()
 		s, stop = start(t, Config{Dir: dir, Node: testNode(5)})
 		defer stop()
 		time.Sleep(time.Minute)

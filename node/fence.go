@@ -3,13 +3,14 @@ package node
 import "time"
 
 // The sender's fence: nothing leaves for a device unless this gateway's
-// heartbeat loop ran within the last fenceLease. A process that was frozen
-// meanwhile may have lost its devices to others, so it says nothing until all
-// peers that it knew alive have told it what happened, or fenceResync has
-// passed without one that could.
+// heartbeat loop ran within the last fenceLease, which is less than the
+// silence after which others may take its devices (mesh: 600 ms). So whoever
+// is taken for dead is silent by then.
 const (
-	fenceLease  = time.Second
-	fenceResync = 3 * time.Second
+	fenceLease  = 500 * time.Millisecond
+	fencePause  = 150 * time.Millisecond // after a gap longer than the lease: what waits in the sockets is read first
+	fenceGap    = time.Second            // after a longer one all peers are heard anew
+	fenceResync = 3 * time.Second        // but they are not waited for longer than this
 )
 
 // fence decides until when datagrams may leave. It is a value machine without
@@ -17,33 +18,37 @@ const (
 //
 //	  beat in time
 //	 ┌───┐
-//	 ▼   │    gap > lease
-//	open ───────────────► closed(waiting for peers, until deadline)
+//	 ▼   │    late, and there are peers
+//	open ───────────────► closed
 //	 ▲                      │
-//	 └──────────────────────┘ none left to wait for, or deadline
+//	 └──────────────────────┘ the pause is over, and after a gap all
+//	                          peers were heard or did not come
 type fence[ID comparable] struct {
-	last     time.Time       // of the newest beat
-	waiting  map[ID]struct{} // peers to hear from; nil: open
-	deadline time.Time
+	last    time.Time       // of the newest beat
+	pause   time.Time       // closed before
+	waiting map[ID]struct{} // peers to hear from
+	resync  time.Time       // not waited for any longer
 }
 
 // beat notes that the loop runs at now, with the peers known alive, and
 // returns until when datagrams may leave; the zero time: not at all.
 func (f *fence[ID]) beat(now time.Time, alive []ID) (until time.Time) {
-	if !f.last.IsZero() && now.Sub(f.last) > fenceLease {
-		f.waiting = make(map[ID]struct{}, len(alive))
-		for _, id := range alive {
-			f.waiting[id] = struct{}{}
+	gap := now.Sub(f.last)
+	if !f.last.IsZero() && gap > fenceLease && len(alive) > 0 {
+		f.pause = now.Add(fencePause)
+		if gap > fenceGap {
+			f.resync = now.Add(fenceResync)
+			f.waiting = make(map[ID]struct{}, len(alive))
+			for _, id := range alive {
+				f.waiting[id] = struct{}{}
+			}
 		}
-		f.deadline = now.Add(fenceResync)
 	}
 	f.last = now
-	if f.waiting != nil && (len(f.waiting) == 0 || !now.Before(f.deadline)) {
-		f.waiting = nil
-	}
-	if f.waiting != nil {
+	if now.Before(f.pause) || len(f.waiting) > 0 && now.Before(f.resync) {
 		return time.Time{}
 	}
+	f.waiting = nil
 	return now.Add(fenceLease)
 }
 

@@ -113,6 +113,9 @@ func (n *Node) onSession(p *parts) func(vpn.Event) {
 		}
 		if e.Kind == vpn.Confirmed {
 			p.steering.arrived(n.self, e.Device)
+			if owned && owner.Owner != n.self {
+				p.orphans.took(e.Device, time.Now())
+			}
 			p.sessions.Confirm(s, n.store.Stamp())
 		} else {
 			p.sessions.Put(s)

@@ -12,12 +12,28 @@ import (
 // before.
 const rankDelay = 500 * time.Millisecond
 
-// orphans are the gateways that died and whose devices want a new one.
+// callInterval is how exactly devices are called.
+const callInterval = 50 * time.Millisecond
+
+// nudges are the times after a takeover at which the device is called once
+// more: its old gateway may live, and until it knows better each packet of its
+// own leads the device back to where its new keys are unknown.
+var nudges = []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second, 3 * time.Second}
+
+// orphans are the gateways that died and whose devices want a new one, and the
+// devices that were taken over just now.
 type orphans struct {
 	wake chan struct{} // capacity 1
 
-	mu   sync.Mutex // guards the field below
-	dead []cluster.Node
+	mu    sync.Mutex // guards the fields below
+	dead  []cluster.Node
+	taken []nudge
+}
+
+// nudge is a device to be called once more.
+type nudge struct {
+	device cluster.Key
+	at     time.Time
 }
 
 func newOrphans() *orphans { return &orphans{wake: make(chan struct{}, 1)} }
@@ -27,18 +43,56 @@ func (p *parts) orphan(id cluster.Node) {
 	p.orphans.mu.Lock()
 	p.orphans.dead = append(p.orphans.dead, id)
 	p.orphans.mu.Unlock()
+	p.orphans.rouse()
+}
+
+func (o *orphans) rouse() {
 	select {
-	case p.orphans.wake <- struct{}{}:
+	case o.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (o *orphans) take() []cluster.Node {
+// busy says whether there are devices to be called again.
+func (o *orphans) busy() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.taken) > 0
+}
+
+// took notes that a device of another gateway was taken over. It never blocks.
+func (o *orphans) took(device cluster.Key, now time.Time) {
+	o.mu.Lock()
+	for _, after := range nudges {
+		o.taken = append(o.taken, nudge{device, now.Add(after)})
+	}
+	o.mu.Unlock()
+	o.rouse()
+}
+
+// gone returns the gateways that died since it was last called.
+func (o *orphans) gone() []cluster.Node {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	dead := o.dead
 	o.dead = nil
 	return dead
+}
+
+// nudged returns the devices to be called again at now.
+func (o *orphans) nudged(now time.Time) (devices []cluster.Key) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	rest := o.taken[:0]
+	for _, n := range o.taken {
+		if now.Before(n.at) {
+			rest = append(rest, n)
+		} else {
+			devices = append(devices, n.device)
+		}
+	}
+	o.taken = rest
+	return devices
 }
 
 // due is a device that this gateway calls at a time, unless another has it by
@@ -65,26 +119,29 @@ func inherit(self, dead cluster.Node, sessions []cluster.Session, alive []cluste
 
 // takeOver calls the devices of gateways that died.
 func (n *Node) takeOver(ctx context.Context, p *parts) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	var waiting []due
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-p.orphans.wake:
-		case <-tick.C:
-			if len(waiting) == 0 {
-				continue
-			}
+		case <-timer.C:
 		}
 		now := time.Now()
-		for _, dead := range p.orphans.take() {
+		for _, device := range p.orphans.nudged(now) {
+			p.vpn.Keepalive(device)
+		}
+		for _, dead := range p.orphans.gone() {
 			sessions := p.sessions.OwnedBy(dead)
 			n.log.Info("taking over", "from", dead, "devices", len(sessions))
 			waiting = append(waiting, inherit(n.self, dead, sessions, p.peers.heirs(n.self, n.cfg.Capacity), now)...)
 		}
 		waiting = n.callDue(p, waiting, now)
+		if len(waiting) > 0 || p.orphans.busy() {
+			timer.Reset(callInterval)
+		}
 	}
 }
 

@@ -360,11 +360,10 @@ func newTestNet(t *testing.T) *testNet {
 		n.run("ip", "-n", a.ns, "address", "add", "fe80::"+a.host+"/64", "dev", a.dev, "nodad")
 		n.run("ip", "-n", a.ns, "link", "set", a.dev, "up")
 	}
-	for _, end := range [][]string{{n.gw, "g0"}, {n.lan, "l0"}} {
-		for deadline := time.Now().Add(30 * time.Second); !strings.Contains(n.run("ip", "-n", end[0], "-br", "link", "show", end[1]), " UP "); {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s does not come up", end[1])
-			}
+	for _, end := range []struct{ ns, dev, host string }{{n.gw, "g0", "1"}, {n.lan, "l0", "2"}} {
+		n.wait(" UP ", "ip", "-n", end.ns, "-br", "link", "show", end.dev)
+		for _, address := range []string{"2001:db8::", "fe80::"} { // are usable a little later
+			n.wait("local "+address+end.host+" ", "ip", "-n", end.ns, "-6", "route", "show", "table", "local")
 		}
 	}
 	return n
@@ -380,6 +379,16 @@ func (n *testNet) run(name string, args ...string) string {
 		n.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// wait runs a command until its output has text.
+func (n *testNet) wait(text, name string, args ...string) {
+	n.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(n.run(name, args...), text); {
+		if time.Now().After(deadline) {
+			n.t.Fatalf("%s %s: never shows %q", name, strings.Join(args, " "), text)
+		}
+	}
 }
 
 // in returns the output of a command in namespace gw.
@@ -398,7 +407,7 @@ func (n *testNet) state() string {
 	n.t.Helper()
 	return n.in("sh", "-ec", `cd /proc/sys/net
 		grep -H . ipv4/ip_forward ipv?/conf/*/forwarding ipv?/conf/*/accept_redirects ipv6/conf/*/accept_ra
-		nft list ruleset; ip -br address; ip rule; ip route show table all`)
+		nft list ruleset; ip -br address; ip rule; ip route; ip -6 route`)
 }
 
 func (n *testNet) forwarding() (v4, v6 string) {

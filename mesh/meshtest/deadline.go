@@ -1,7 +1,6 @@
 package meshtest
 
 import (
-	"os"
 	"sync"
 	"time"
 )
@@ -27,6 +26,13 @@ func (d *deadline) set(t time.Time) {
 	d.changed = make(chan struct{})
 }
 
+// passed says whether it is too late.
+func (d *deadline) passed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.at.IsZero() && !time.Now().Before(d.at)
+}
+
 // watch returns a channel that is closed when the deadline is moved, and one
 // that has something when it has passed, until stop is called.
 func (d *deadline) watch() (moved <-chan struct{}, passed <-chan time.Time, stop func()) {
@@ -40,9 +46,8 @@ func (d *deadline) watch() (moved <-chan struct{}, passed <-chan time.Time, stop
 }
 
 // wait returns when c has something, after d if that is not negative, or when
-// the deadline moves; the caller looks again. Past the deadline it returns an
-// error.
-func (d *deadline) wait(c <-chan struct{}, after time.Duration) error {
+// the deadline has passed or is moved. The caller looks again.
+func (d *deadline) wait(c <-chan struct{}, after time.Duration) {
 	moved, passed, stop := d.watch()
 	defer stop()
 	var timeout <-chan time.Time
@@ -53,10 +58,8 @@ func (d *deadline) wait(c <-chan struct{}, after time.Duration) error {
 	}
 	select {
 	case <-passed:
-		return os.ErrDeadlineExceeded
 	case <-c:
 	case <-moved:
 	case <-timeout:
 	}
-	return nil
 }

@@ -25,6 +25,11 @@ type packets struct {
 // ReadFrom implements [net.PacketConn].
 func (p *packets) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
+		select {
+		case <-p.closed:
+			return 0, nil, &net.OpError{Op: "read", Net: "udp", Err: net.ErrClosed}
+		default:
+		}
 		moved, passed, stop := p.deadline.watch()
 		select {
 		case q := <-p.queue:

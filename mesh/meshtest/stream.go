@@ -99,6 +99,9 @@ type conn struct {
 // Read implements [net.Conn].
 func (c *conn) Read(b []byte) (int, error) {
 	for {
+		if c.readBy.passed() {
+			return 0, &net.OpError{Op: "read", Net: "tcp", Err: os.ErrDeadlineExceeded}
+		}
 		c.net.mu.Lock()
 		p := c.in
 		if p.reader != nil {
@@ -117,9 +120,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		}
 		changed := p.changed
 		c.net.mu.Unlock()
-		if err := c.readBy.wait(changed, wait); err != nil {
-			return 0, &net.OpError{Op: "read", Net: "tcp", Err: err}
-		}
+		c.readBy.wait(changed, wait)
 	}
 }
 
@@ -152,6 +153,9 @@ func (p *pipe) take(b []byte) (int, error) {
 func (c *conn) Write(b []byte) (int, error) {
 	written := 0
 	for written < len(b) {
+		if c.writeBy.passed() {
+			return written, &net.OpError{Op: "write", Net: "tcp", Err: os.ErrDeadlineExceeded}
+		}
 		c.net.mu.Lock()
 		p := c.out
 		if p.writer != nil || p.shut {
@@ -171,9 +175,7 @@ func (c *conn) Write(b []byte) (int, error) {
 		}
 		changed := p.changed
 		c.net.mu.Unlock()
-		if err := c.writeBy.wait(changed, -1); err != nil {
-			return written, &net.OpError{Op: "write", Net: "tcp", Err: err}
-		}
+		c.writeBy.wait(changed, -1)
 	}
 	return written, nil
 }
