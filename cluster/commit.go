@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -32,8 +33,8 @@ func newRequest(run func(*tx) error) *request {
 }
 
 // Run is the one committer: it takes waiting writes together, up to maxGroup,
-// writes and syncs them as one transaction and then tells those who wait and
-// those who subscribed. It returns nil when ctx is done or the store is closed,
+// writes and syncs them as one transaction and then tells those who subscribed and
+// those who wait. It returns nil when ctx is done or the store is closed,
 // and an error when a commit failed, after which nothing can be written any
 // more. It may be called once.
 func (s *Store) Run(ctx context.Context) error {
@@ -130,9 +131,7 @@ func (s *Store) commitSome(rs []*request) (n int, err error) {
 				}
 				continue
 			}
-			for k, v := range t.mine {
-				group[k] = v
-			}
+			maps.Copy(group, t.mine)
 			bytes += size
 			r.tx = t
 		}
@@ -185,20 +184,17 @@ func (s *Store) flush(group overlay) error {
 	})
 }
 
-// publish shows a commit: first what reads are answered from, then the answers,
-// then the subscribers, then the mesh.
+// publish shows a commit: first what reads are answered from, then the mesh and the
+// subscribers hear of it, then those who wait.
 func (s *Store) publish(group overlay, rs []*request, failed []error) {
 	s.remember(group)
 	changed := map[ref]struct{}{}
 	push := false
 	for i, r := range rs {
-		r.done <- failed[i]
 		if failed[i] != nil || r.tx == nil {
 			continue
 		}
-		for k := range r.tx.refs {
-			changed[k] = struct{}{}
-		}
+		maps.Copy(changed, r.tx.refs)
 		push = push || (r.local && len(r.tx.refs) > 0)
 	}
 	if push {
@@ -207,6 +203,14 @@ func (s *Store) publish(group overlay, rs []*request, failed []error) {
 		default:
 		}
 	}
+	s.tell(changed)
+	for i, r := range rs {
+		r.done <- failed[i]
+	}
+}
+
+// tell calls the subscribers.
+func (s *Store) tell(changed map[ref]struct{}) {
 	if len(changed) == 0 {
 		return
 	}
@@ -214,7 +218,7 @@ func (s *Store) publish(group overlay, rs []*request, failed []error) {
 	for r := range changed {
 		refs = append(refs, r.public())
 	}
-	slices.SortFunc(refs, func(a, b Ref) int { return compareRefs(a, b) })
+	slices.SortFunc(refs, compareRefs)
 	s.mu.Lock()
 	subscribers := s.subscribers
 	s.mu.Unlock()

@@ -604,6 +604,48 @@ func FuzzMerge(f *testing.F) {
 	})
 }
 
+// FuzzPart feeds parts to what needs no store: decoding is bounded, and what was
+// decoded merges into entities that are stored and read back as they were.
+func FuzzPart(f *testing.F) {
+	src := withPool(f, replica(f, 0), "10.0.0.0/24")
+	add(f, src, "laptop", testKey(0))
+	for p := range src.Delta(nil) {
+		f.Add(p)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := decodePart(b)
+		if err != nil {
+			if !errors.Is(err, ErrInvalidPart) {
+				t.Fatal(err)
+			}
+			return
+		}
+		all := map[ref]*entity{}
+		for _, r := range p.records {
+			if all[r.ref] == nil {
+				all[r.ref] = &entity{}
+			}
+			all[r.ref].merge(r.cell)
+		}
+		for r, e := range all {
+			b, err := e.encode()
+			check(t, err)
+			back, err := decodeEntity(b)
+			check(t, err)
+			for i := range e.cells {
+				if back.cells[i].compare(&e.cells[i]) != 0 {
+					t.Fatalf("cell %d of %q came back otherwise", i, r)
+				}
+				a, seq, at, field, ok := cutDot(dotKey(r, &e.cells[i]))
+				if !ok || a != e.cells[i].stamp.author || seq != e.cells[i].seq || at != r || field != e.cells[i].field {
+					t.Fatalf("dot of cell %d of %q came back otherwise", i, r)
+				}
+			}
+			_ = r.public()
+		}
+	})
+}
+
 // FuzzDigest feeds digests: each is refused with ErrInvalidPart or answered.
 func FuzzDigest(f *testing.F) {
 	s := replica(f, 0)

@@ -353,12 +353,17 @@ func TestNewLife(t *testing.T) {
 // the split heals, the older claims keep them, the others get new ones, no address
 // is given twice, and each is settled by the one gateway that gave it.
 func TestContest(t *testing.T) {
+	synctest.Test(t, testContest) // so that nobody's patience ends meanwhile
+}
+
+func testContest(t *testing.T) {
 	a, b, c := withPool(t, replica(t, 0), "10.0.0.0/27"), replica(t, 1), replica(t, 2)
 	converge(t, a, b, c)
 	older := map[Key]string{}
 	for i := range 10 {
 		older[testKey(i)] = fmt.Sprint(add(t, a, fmt.Sprint("a", i), testKey(i)).Addresses)
 	}
+	time.Sleep(time.Second)
 	for i := range 10 {
 		add(t, b, fmt.Sprint("b", i), testKey(100+i))
 	}

@@ -285,8 +285,9 @@ func (s *Store) StampAfter(seen uint64) uint64 {
 }
 
 // Subscribe has fn called after each commit, of our own writes or of merged
-// ones, with what changed, sorted. It is called by the committer: it must not
-// block and must not write. The slice is shared between subscribers.
+// ones, with what changed, sorted, before the write returns. It is called by the
+// committer: it must not block and must not write, but may read. The slice is shared
+// between subscribers.
 func (s *Store) Subscribe(fn func([]Ref)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -157,39 +157,35 @@ func TestWritesWaitForRun(t *testing.T) {
 	}
 }
 
-// TestGroups has many writers at once: all is there, in fewer commits than writes.
+// TestGroups has many writers wait for the committer: it takes them in one commit.
 func TestGroups(t *testing.T) {
-	s := replica(t, 0)
-	var mu sync.Mutex // guards commits, refs
-	commits, refs := 0, 0
-	s.Subscribe(func(rs []Ref) {
-		mu.Lock()
-		defer mu.Unlock()
-		commits++
-		refs += len(rs)
-		if !slices.IsSortedFunc(rs, compareRefs) {
-			t.Errorf("not sorted: %v", rs)
-		}
-	})
-	var wg sync.WaitGroup
-	for i := range 64 {
-		wg.Go(func() {
-			for j := range 20 {
-				if err := s.SetSettings(context.Background(), map[string][]byte{fmt.Sprint(i, "-", j): {1}}); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(Config{Node: testNode(0), Log: quiet})
+		check(t, err)
+		var commits [][]Ref
+		s.Subscribe(func(rs []Ref) { commits = append(commits, rs) })
+		var writers, run sync.WaitGroup
+		for i := range maxGroup {
+			writers.Go(func() {
+				if err := s.SetSettings(t.Context(), map[string][]byte{fmt.Sprint(i): {1}}); err != nil {
 					t.Error(err)
 				}
+			})
+		}
+		synctest.Wait()
+		run.Go(func() {
+			if err := s.Run(context.Background()); err != nil {
+				t.Error(err)
 			}
 		})
-	}
-	wg.Wait()
-	check(t, s.submit(context.Background(), newRequest(nil)))
-	mu.Lock()
-	defer mu.Unlock()
-	if refs != 64*20 || commits >= refs {
-		t.Errorf("%d settings in %d commits", refs, commits)
-	}
-	t.Logf("%d settings in %d commits", refs, commits)
-	sound(t, s)
+		writers.Wait()
+		sound(t, s)
+		check(t, s.Close())
+		run.Wait()
+		if len(commits) != 1 || len(commits[0]) != maxGroup || !slices.IsSortedFunc(commits[0], compareRefs) {
+			t.Errorf("%d commits: %v", len(commits), commits)
+		}
+	})
 }
 
 // TestLargeGroup has waiting writes that do not fit into one Badger transaction.

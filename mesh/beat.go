@@ -166,7 +166,7 @@ func (m *Mesh) watch(now time.Time) time.Duration {
 	}
 	if len(asks) > 0 {
 		for _, p := range m.peers {
-			if p.fresh(now) {
+			if p.credible(now) {
 				witnesses = append(witnesses, p.link)
 			}
 		}
@@ -188,6 +188,11 @@ func (m *Mesh) watch(now time.Time) time.Duration {
 	return wait
 }
 
+// credible says whether p is linked and not in doubt itself.
+func (p *peer) credible(now time.Time) bool {
+	return p.link != nil && now.Sub(p.heard) < missWindow(p.rtt)
+}
+
 // fresh says whether p is linked and heard right now.
 func (p *peer) fresh(now time.Time) bool {
 	return p.link != nil && now.Sub(p.heard) < freshBeat+p.rtt
@@ -204,7 +209,10 @@ func (m *Mesh) evidence(p *peer, now time.Time) evidence {
 		e.waited = now.Sub(p.asked)
 	}
 	for _, w := range m.peers {
-		if w == p || !w.fresh(now) {
+		if w == p || !w.credible(now) {
+			if w != p && w.up {
+				e.silent++
+			}
 			continue
 		}
 		e.witnesses++

@@ -30,9 +30,8 @@ type FindConfig struct {
 // LAN is the multicast side of a network. [LANSystem] is the real one, package
 // meshtest has one in memory.
 type LAN interface {
-	// Open starts to listen for hints. The hints that are announced on it are
-	// for a gateway that has this name, unique on the LAN, and listens on
-	// port.
+	// Open opens it for a gateway that has this name, unique on the LAN, and
+	// listens on port.
 	Open(name string, port uint16, log *slog.Logger) (LANConn, error)
 }
 
@@ -42,8 +41,9 @@ type LANConn interface {
 	// is sent now, and to whoever comes later and asks. It does not block.
 	Announce(hint []byte) error
 	// Receive returns the next hint of others and where they listen, until
-	// ctx ends or the LANConn is closed. An unchanged hint may come once or
-	// many times; hints may be lost and made up by others.
+	// ctx ends or the LANConn is closed. The first call begins to ask for
+	// them. An unchanged hint may come once or many times; hints may be lost
+	// and made up by others.
 	Receive(ctx context.Context) (hint []byte, from netip.AddrPort, err error)
 	Close() error
 }
@@ -80,14 +80,8 @@ func Announce(ctx context.Context, cfg FindConfig) error {
 	if err := f.announce(roleMember); err != nil {
 		return err
 	}
-	for { // nobody's hints are of interest, but they must not pile up
-		if _, _, err := f.conn.Receive(ctx); err != nil {
-			if ctx.Err() != nil {
-				return nil //nolint:nilerr // asked to end, and it did
-			}
-			return fmt.Errorf("listen on the LAN: %w", err)
-		}
-	}
+	<-ctx.Done()
+	return nil
 }
 
 // finder is one call of Find or Announce.

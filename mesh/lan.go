@@ -21,8 +21,9 @@ import (
 
 const (
 	lanService    = "_gatemesh._tcp"
-	lanKey        = "h"             // of the TXT record that holds a hint
-	lanInterfaces = 5 * time.Second // how often interfaces are looked at
+	lanKey        = "h"                    // of the TXT record that holds a hint
+	lanQuery      = 500 * time.Millisecond // how often who looks for others asks
+	lanInterfaces = 5 * time.Second        // how often interfaces are looked at
 )
 
 // LANSystem is multicast DNS (RFC 6762) service discovery (RFC 6763) on all
@@ -62,11 +63,12 @@ type lanConn struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
 
-	mu     sync.Mutex // guards the fields below
-	closed bool
-	hint   []byte
-	mdns   *mdns.Conn // nil: no interface is fit
-	having []string   // interfaces and addresses when it was made
+	mu       sync.Mutex // guards the fields below
+	closed   bool
+	browsing bool // what is asked for is wanted
+	hint     []byte
+	mdns     *mdns.Conn // nil: no interface is fit
+	having   []string   // interfaces and addresses when it was made
 }
 
 // open makes the responder and browser for the interfaces that there are. c.mu
@@ -82,11 +84,36 @@ func (c *lanConn) open() error {
 		}
 	}
 	conn.OnServiceDiscovered(c.discovered)
-	if err := conn.Browse(context.Background(), lanService); err != nil { // ends with conn
-		return errors.Join(fmt.Errorf("browse: %w", err), conn.Close())
+	if c.browsing {
+		if err := browse(conn); err != nil {
+			return errors.Join(err, conn.Close())
+		}
 	}
 	c.mdns = conn
 	return nil
+}
+
+// browse makes conn ask for hints, once per query interval, until it is
+// closed.
+func browse(conn *mdns.Conn) error {
+	if err := conn.Browse(context.Background(), lanService); err != nil {
+		return fmt.Errorf("browse: %w", err)
+	}
+	return nil
+}
+
+// listen begins to browse, unless that is done.
+func (c *lanConn) listen() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.browsing || c.closed {
+		return nil
+	}
+	c.browsing = true
+	if c.mdns == nil {
+		return nil
+	}
+	return browse(c.mdns)
 }
 
 // dial opens the sockets, IPv4, IPv6 or both, whichever there is.
@@ -109,7 +136,7 @@ func (c *lanConn) dial(loopback bool) (*mdns.Conn, error) {
 		mdns.WithLoggerFactory(lanLogs{c.log}),
 		mdns.WithIncludeLoopback(loopback),
 		mdns.WithLocalNames(c.name+".local"),
-		mdns.WithQueryInterval(time.Second),
+		mdns.WithQueryInterval(lanQuery),
 		mdns.WithResponseTTL(10),
 		mdns.WithCacheRefresh(false),
 		mdns.WithService(c.service()),
@@ -177,6 +204,9 @@ func (c *lanConn) Announce(hint []byte) error {
 
 // Receive implements [LANConn].
 func (c *lanConn) Receive(ctx context.Context) ([]byte, netip.AddrPort, error) {
+	if err := c.listen(); err != nil {
+		return nil, netip.AddrPort{}, err
+	}
 	select {
 	case h := <-c.seen:
 		return h.hint, h.from, nil

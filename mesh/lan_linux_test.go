@@ -2,7 +2,6 @@ package mesh_test
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -14,23 +13,6 @@ import (
 
 	"gatemesh/mesh"
 )
-
-// TestMain lets the test binary be a process in a namespace of
-// TestLANSystem.
-func TestMain(m *testing.M) {
-	switch os.Getenv("MESH_LAN") {
-	case "":
-		os.Exit(m.Run())
-	case "find":
-		found, err := mesh.Find(context.Background(), lanConfig())
-		fmt.Println("found", found, err)
-	case "start": // find, and announce if nobody is there
-		found, err := mesh.Find(context.Background(), lanConfig())
-		fmt.Println("found", found, err)
-		fmt.Println("announced", mesh.Announce(context.Background(), lanConfig()))
-	}
-	os.Exit(0)
-}
 
 func lanConfig() mesh.FindConfig {
 	port, _ := strconv.ParseUint(os.Getenv("MESH_PORT"), 10, 16)
@@ -87,7 +69,7 @@ func newLANLab(t *testing.T, hosts int, ipv4 bool) lanLab {
 func (l lanLab) run(t *testing.T, i int, mode, key string) <-chan string {
 	t.Helper()
 	cmd := exec.Command("ip", "netns", "exec", fmt.Sprint(l.name, "-", i), os.Args[0])
-	cmd.Env = append(os.Environ(), "MESH_LAN="+mode, "MESH_KEY="+key, fmt.Sprint("MESH_PORT=", 7000+i))
+	cmd.Env = append(os.Environ(), "MESH_TEST="+mode, "MESH_KEY="+key, fmt.Sprint("MESH_PORT=", 7000+i))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -11,72 +10,10 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 )
-
-// DefaultListen is the port of the mesh.
-const DefaultListen = ":7946"
-
-// Config is what a member is made of. Functions are called from goroutines of
-// the mesh, several at once, and never under a lock of it.
-type Config struct {
-	Key     ed25519.PrivateKey // ours; required
-	Name    string             // for people; at most 64 bytes count
-	Version string             // of our program, for people; at most 64 bytes count
-
-	Cluster   [16]byte // which cluster this is
-	GossipKey [32]byte // outer wrapper of serf's packets
-
-	// ClusterKey returns what newcomers must prove. It is called at each
-	// attempt. Nil: nobody joins here.
-	ClusterKey func() [32]byte
-
-	Listen    string         // [host]:port for TCP and UDP; "" means DefaultListen
-	Advertise netip.AddrPort // where others reach us; zero: chosen by New
-	Network   Network        // nil means System
-
-	// States are replicated over the links, by name. Both sides of a link
-	// exchange those that both have. The one called "config" is also what a
-	// newcomer receives.
-	States map[string]State
-
-	// Admit says why the holder of a key may not be a member; nil means that
-	// it may. voucher is what the peer carries from its sponsor, at most
-	// 4 KiB, and may be nil. Nil: anybody.
-	Admit   func(peer ed25519.PublicKey, voucher []byte) error
-	Voucher []byte // ours; at most 4 KiB
-
-	// Welcome records, durably, that a newcomer which has proven the cluster
-	// key is admitted, and returns bytes for it, at most 64 KiB. An error is
-	// told to the newcomer; ErrNotMember means that we are not in a position
-	// to admit anybody. Nil: the same.
-	Welcome func(ctx context.Context, n Newcomer) ([]byte, error)
-
-	// Beat returns the payload of our next heartbeat, at most 4 KiB. It is
-	// called every 200 ms and must not block. Nil: none.
-	Beat func() []byte
-
-	// Book returns every address at which a member was ever seen. They are
-	// dialled for ever. It is called every few seconds and may read a disk.
-	// Nil: none.
-	Book func() []netip.AddrPort
-
-	// Events is told what happens, in order, by one goroutine. It must not
-	// block. Nil: nobody is.
-	Events func(Event)
-
-	Log *slog.Logger // nil means slog.Default
-}
-
-// Newcomer has proven the cluster key and wants to become a member.
-type Newcomer struct {
-	Key           ed25519.PublicKey
-	Name, Version string
-	Addr          netip.AddrPort // from which it called
-}
 
 // Mesh is one member.
 type Mesh struct {
@@ -89,8 +26,8 @@ type Mesh struct {
 	log       *slog.Logger
 	names     []string // of States, sorted
 	handlers  map[string]Handler
-	merges    chan struct{}   // one token per merge at work
-	leaves    chan chan error // to serf
+	merges    map[string]chan struct{} // by state: a token per merge at work
+	leaves    chan chan error          // to serf
 
 	wanted    chan []netip.AddrPort // addresses to dial now
 	due       chan struct{}         // buffered 1: look again whom to dial
@@ -143,12 +80,15 @@ func New(cfg Config) (*Mesh, error) {
 	m := &Mesh{
 		cfg: cfg, self: self, boot: binary.BigEndian.Uint64(boot[:]), port: p, log: cfg.Log,
 		names: slices.Sorted(maps.Keys(cfg.States)), handlers: map[string]Handler{},
-		merges: make(chan struct{}, maxMerges), leaves: make(chan chan error),
+		merges: map[string]chan struct{}{}, leaves: make(chan chan error),
 		wanted: make(chan []netip.AddrPort, 16), due: make(chan struct{}, 1),
 		joins: make(chan netip.AddrPort, 64), moved: make(chan struct{}, 1), told: make(chan struct{}, 1), testified: make(chan struct{}, 1),
 		ended: make(chan struct{}),
 		peers: map[ID]*peer{}, nodes: map[string]gossipNode{},
 		who: map[netip.AddrPort]ID{}, dialing: map[netip.AddrPort]int{},
+	}
+	for _, name := range m.names {
+		m.merges[name] = make(chan struct{}, maxMerges)
 	}
 	m.addr = cfg.Advertise
 	if !m.addr.IsValid() {
@@ -156,31 +96,6 @@ func New(cfg Config) (*Mesh, error) {
 	}
 	m.transport = newTransport(p, m.addr)
 	return m, nil
-}
-
-func (c Config) withDefaults() (Config, error) {
-	if c.Listen == "" {
-		c.Listen = DefaultListen
-	}
-	if c.Network == nil {
-		c.Network = System
-	}
-	if c.Log == nil {
-		c.Log = slog.Default()
-	}
-	c.Name, c.Version = clip(c.Name), clip(c.Version)
-	if len(c.Voucher) > maxVoucher {
-		return c, errors.New("voucher is too long")
-	}
-	if len(c.States) > maxNames {
-		return c, errors.New("too many states")
-	}
-	for name := range c.States {
-		if name == "" || len(name) > maxNameLen {
-			return c, fmt.Errorf("state %q: bad name", name)
-		}
-	}
-	return c, nil
 }
 
 // advertised chooses the address at which others reach us.
@@ -334,9 +249,3 @@ func wake(c chan struct{}) {
 	default:
 	}
 }
-
-// clip cuts s to what a name may be. What is not UTF-8 is left out: it could
-// not be decoded.
-func clip(s string) string { return clipText(s, maxNameLen) }
-
-func clipText(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "") }

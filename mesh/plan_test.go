@@ -44,7 +44,8 @@ func TestPlan(t *testing.T) {
 		"stuck, but we have changed":           {replica{known: true, theirs: a, push: true, stuck: true}, b, step{delta: true, from: a}, nil},
 		"offer":                                {replica{known: true, theirs: a, offer: true}, b, step{digest: true, ask: true, from: a}, nil},
 		"offer to one that has it":             {replica{known: true, theirs: b, offer: true}, b, step{ask: true, from: b}, nil},
-		"time for a digest":                    {replica{known: true, theirs: b, rhythm: true}, b, step{digest: true, ask: true, from: b}, nil},
+		"time for a digest":                    {replica{known: true, theirs: b, rhythm: true, synced: true}, b, step{digest: true, ask: true, from: b}, nil},
+		"time for a digest, not synced":        {replica{known: true, theirs: b, rhythm: true}, b, step{digest: true, want: true, ask: true, from: b}, nil},
 		"acknowledge":                          {replica{known: true, theirs: a, ack: true}, a, step{digest: true, ack: true, from: a}, nil},
 	} {
 		r := c.r

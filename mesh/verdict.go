@@ -8,6 +8,7 @@ const (
 	missFloor      = 600 * time.Millisecond // three heartbeats
 	missRTTs       = 4
 	freshBeat      = 2 * beatInterval // silence of a peer that is taken for alive
+	allSilent      = 2 * beatInterval // on top, when nobody is heard at all: it may be us
 	witnessTimeout = 200 * time.Millisecond
 	witnessAgain   = 500 * time.Millisecond
 	relinkAfter    = 2 * time.Second // of silence on our link, while others hear the peer
@@ -25,7 +26,8 @@ type evidence struct {
 	serfDead  bool          // serf gave it up
 	asked     bool          // witnesses were asked
 	waited    time.Duration // since then
-	witnesses int           // others that are linked and fresh
+	witnesses int           // others that are linked and not in doubt themselves
+	silent    int           // others that are up and in doubt
 	hear      int           // of these, how many answered that they hear it
 	miss      int           // and how many that they do not
 }
@@ -43,6 +45,9 @@ const (
 // judge weighs the evidence and says when to look again.
 func judge(e evidence) (finding, time.Duration) {
 	window := missWindow(e.rtt)
+	if e.witnesses == 0 && e.silent > 0 {
+		window += allSilent
+	}
 	switch {
 	case e.silence < window:
 		return findAlive, window - e.silence

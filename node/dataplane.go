@@ -109,7 +109,14 @@ func (n *Node) probePorts() error {
 	if err != nil {
 		return portTaken("TCP", n.cfg.Mesh, "--mesh", err)
 	}
-	return l.Close()
+	if err := l.Close(); err != nil {
+		return fmt.Errorf("close probe: %w", err)
+	}
+	c, err := network.ListenPacket(n.cfg.Mesh)
+	if err != nil {
+		return portTaken("UDP", n.cfg.Mesh, "--mesh", err)
+	}
+	return c.Close()
 }
 
 // explainPort names the flag of a port that another process has.

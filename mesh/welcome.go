@@ -1,0 +1,92 @@
+package mesh
+
+import (
+	"context"
+	"crypto/hmac"
+	"errors"
+	"fmt"
+)
+
+// serveJoin lets a newcomer in that proves the cluster key.
+func (m *Mesh) serveJoin(ctx context.Context, s *stranger, w *wire) error {
+	k, body, err := w.read(helloLimit, handshakeTimeout)
+	if err != nil {
+		return fmt.Errorf("read proof: %w", err)
+	}
+	if k != kindProof {
+		return fmt.Errorf("%w: kind %d instead of a proof", errFrame, k)
+	}
+	theirs, err := parseJoinHello(body)
+	if err != nil {
+		return err
+	}
+	if theirs.ProtoMin > protoMax || theirs.ProtoMax < protoMin {
+		w.refuse(refusedVersion, "")
+		return nil
+	}
+	if m.cfg.ClusterKey == nil {
+		w.refuse(refusedNobody, "")
+		return nil
+	}
+	clusterKey := m.cfg.ClusterKey()
+	expected, err := prove(w, clusterKey, labelNewcomer, w.key, m.self.public())
+	if err != nil {
+		return err
+	}
+	if !hmac.Equal(theirs.Proof, expected) {
+		m.log.Warn("join refused: another cluster key", "from", s.from, "name", theirs.Name)
+		w.refuse(refusedProof, "")
+		return nil
+	}
+	proof, err := prove(w, clusterKey, labelMember, w.key, m.self.public())
+	if err != nil {
+		return err
+	}
+	if err := w.write(joinStep, encode(kindProof, joinProof{proof})); err != nil {
+		return fmt.Errorf("send proof: %w", err)
+	}
+	s.known()
+	return m.welcome(ctx, w, Newcomer{Key: w.key, Name: theirs.Name, Version: theirs.Version, Addr: s.from})
+}
+
+// welcome has a newcomer admitted and gives it what it needs.
+func (m *Mesh) welcome(ctx context.Context, w *wire, n Newcomer) error {
+	data, err := []byte(nil), ErrNotMember
+	if m.cfg.Welcome != nil {
+		ctx, cancel := context.WithTimeout(ctx, welcomeTimeout)
+		data, err = m.cfg.Welcome(ctx, n)
+		cancel()
+	}
+	if err == nil && len(data) > maxWelcome {
+		err = errors.New("welcome is too long")
+	}
+	switch {
+	case errors.Is(err, ErrNotMember):
+		w.refuse(refusedNobody, "")
+		return nil
+	case err != nil:
+		w.refuse(refusedPolicy, err.Error())
+		return fmt.Errorf("welcome %s: %w", IDOf(n.Key), err)
+	}
+	if err := w.write(joinStep, encode(kindWelcome, welcome{data})); err != nil {
+		return fmt.Errorf("send welcome: %w", err)
+	}
+	if s := m.cfg.States[joinState]; s != nil {
+		for data, err := range s.Delta(nil) {
+			if err != nil {
+				w.refuse(refusedPolicy, "state cannot be read")
+				return fmt.Errorf("read state: %w", err)
+			}
+			if err := w.write(joinStep, encode(kindPart, part{joinState, data})); err != nil {
+				return fmt.Errorf("send state: %w", err)
+			}
+		}
+	}
+	if err := w.write(joinStep, encode(kindEnd, end{Name: joinState})); err != nil {
+		return fmt.Errorf("send state: %w", err)
+	}
+	if _, _, err := w.read(helloLimit, joinStep); err != nil { // kindDone, or the newcomer is content without
+		return fmt.Errorf("read confirmation: %w", err)
+	}
+	return nil
+}
