@@ -102,14 +102,44 @@ func NewSessions(self Node, incarnation uint64, log *slog.Logger) *Sessions {
 
 // Put writes a session of ours: its Owner is set to this gateway.
 func (t *Sessions) Put(s Session) {
-	s.Since, s.Handshake = toMillisecond(s.Since), toMillisecond(s.Handshake)
 	t.mu.Lock()
+	t.put(s)
+	t.mu.Unlock()
+	t.signal()
+}
+
+// Confirm is Put of a session that is later than all that is known of its
+// device, whatever the clocks say: its Epoch is the stamp, or one above the
+// greatest known if that is more.
+func (t *Sessions) Confirm(s Session, stamp uint64) {
+	t.mu.Lock()
+	s.Epoch = stamp
+	if r := t.greatest(s.Device); r != nil {
+		s.Epoch = max(s.Epoch, r.Epoch+1)
+	}
+	t.put(s)
+	t.mu.Unlock()
+	t.signal()
+}
+
+// put is under mu.
+func (t *Sessions) put(s Session) {
+	s.Since, s.Handshake = toMillisecond(s.Since), toMillisecond(s.Handshake)
 	c := t.columns[t.self]
 	s.Owner = c.node
 	c.head++
 	t.place(c, s, c.head)
-	t.mu.Unlock()
-	t.signal()
+}
+
+// Own returns what this gateway wrote last of a device, whoever owns it, and
+// false if it wrote nothing in this run.
+func (t *Sessions) Own(k Key) (Session, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r := t.columns[t.self].rows[k]; r != nil {
+		return r.Session, true
+	}
+	return Session{}, false
 }
 
 func toMillisecond(at time.Time) time.Time {

@@ -448,3 +448,34 @@ func FuzzSessionDigest(f *testing.F) {
 		}
 	})
 }
+
+// A confirmation overtakes whatever is known of the device, though its stamp be
+// older: the clock of another gateway may be fast.
+func TestConfirmOvertakes(t *testing.T) {
+	a, b := NewSessions(Node{1}, 1, nil), NewSessions(Node{2}, 1, nil)
+	at := time.UnixMilli(1000)
+	k := Key{7}
+	b.Put(Session{Device: k, Epoch: 1 << 40, Handshake: at})
+	for part, err := range b.Delta(nil) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Merge(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, ok := a.Own(k); ok {
+		t.Fatal("another's row is our own")
+	}
+	a.Confirm(Session{Device: k, Handshake: at}, 5)
+	if s, ok := a.Owner(k); !ok || s.Owner != (Node{1}) || s.Epoch != 1<<40+1 {
+		t.Fatalf("owner %+v, %v", s, ok)
+	}
+	if s, ok := a.Own(k); !ok || s.Epoch != 1<<40+1 {
+		t.Fatalf("own row %+v, %v", s, ok)
+	}
+	a.Confirm(Session{Device: k, Handshake: at}, 1<<41)
+	if s, _ := a.Owner(k); s.Epoch != 1<<41 {
+		t.Fatalf("epoch %d, want the stamp", s.Epoch)
+	}
+}

@@ -167,7 +167,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		facts:    came.facts,
 		sessions: cluster.NewSessions(n.self, n.store.Stamp(), n.log.With("component", "sessions")),
 		steering: newSteering(n.self, n.store.Stamp()),
-		peers:    newPeers(),
+		peers:    newPeers(n.self),
 		orphans:  newOrphans(),
 		changes:  make(chan struct{}, 1),
 	}

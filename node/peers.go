@@ -12,21 +12,20 @@ import (
 // peers is what this gateway knows of the others from one heartbeat to the
 // next.
 type peers struct {
+	self cluster.Node
+
 	mu     sync.Mutex // guards the fields below
-	loads  map[cluster.Node]peerLoad
+	loads  map[cluster.Node]*peerLoad
 	alive  map[cluster.Node]bool
 	synced map[cluster.Node]bool
-	fresh  map[cluster.Node]int // devices that arrived there since its last report
-	mine   map[cluster.Node]int // those of them that we had sent
 	fence  fence[cluster.Node]
 	wake   chan struct{} // closed and replaced at each change of synced
 }
 
-func newPeers() *peers {
+func newPeers(self cluster.Node) *peers {
 	return &peers{
-		loads: map[cluster.Node]peerLoad{}, alive: map[cluster.Node]bool{},
-		synced: map[cluster.Node]bool{}, fresh: map[cluster.Node]int{}, mine: map[cluster.Node]int{},
-		wake: make(chan struct{}),
+		self: self, loads: map[cluster.Node]*peerLoad{}, alive: map[cluster.Node]bool{},
+		synced: map[cluster.Node]bool{}, wake: make(chan struct{}),
 	}
 }
 
@@ -42,8 +41,6 @@ func (p *peers) on(e mesh.Event, now time.Time) {
 		delete(p.alive, id)
 		delete(p.synced, id)
 		delete(p.loads, id)
-		delete(p.fresh, id)
-		delete(p.mine, id)
 		p.fence.heard(id)
 	case mesh.Synced:
 		p.synced[id] = true
@@ -51,10 +48,17 @@ func (p *peers) on(e mesh.Event, now time.Time) {
 		close(p.wake)
 		p.wake = make(chan struct{})
 	case mesh.Beat:
-		if r, err := decodeReport(e.Member.Beat); err == nil {
-			p.loads[id] = p.loads[id].next(r, p.mine[id], now)
-			p.fresh[id], p.mine[id] = 0, 0
+		r, err := decodeReport(e.Member.Beat)
+		if err != nil {
+			return
 		}
+		l := p.loads[id]
+		if l == nil {
+			l = &peerLoad{}
+			p.loads[id] = l
+		}
+		l.report = r
+		l.outlook.Report(now.Add(-e.Member.RTT/2), r.Sessions, r.counted(p.self))
 	case mesh.Stalled:
 		// The fence saw the gap by itself, in beat.
 	}
@@ -71,13 +75,12 @@ func (p *peers) beat(now time.Time) time.Time {
 	return p.fence.beat(now, alive)
 }
 
-// arrived counts a device that came to id, and whether we had sent it.
-func (p *peers) arrived(id cluster.Node, mine bool) {
+// sent counts a device that we sent to id.
+func (p *peers) sent(id cluster.Node, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.fresh[id]++
-	if mine {
-		p.mine[id]++
+	if l := p.loads[id]; l != nil {
+		l.outlook.Sent(now)
 	}
 }
 
@@ -92,27 +95,28 @@ func (p *peers) isAlive(id cluster.Node) bool {
 func (p *peers) serves(id cluster.Node) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.alive[id] && p.loads[id].Serving && !p.loads[id].Draining
+	l := p.loads[id]
+	return p.alive[id] && l != nil && l.Serving && !l.Draining
 }
 
 // report returns the newest report of id.
 func (p *peers) report(id cluster.Node) (report, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l, ok := p.loads[id]
-	return l.report, ok
+	if l := p.loads[id]; l != nil {
+		return l.report, true
+	}
+	return report{}, false
 }
 
 // weigh lists the loads of the peers alive.
-func (p *peers) weigh(now time.Time, pending func(cluster.Node) int) []cluster.Load {
+func (p *peers) weigh(now time.Time) []cluster.Load {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := make([]cluster.Load, 0, len(p.loads))
 	for id, l := range p.loads {
 		if p.alive[id] {
-			load := l.load(id, pending(id), now)
-			load.Sessions += p.fresh[id]
-			out = append(out, load)
+			out = append(out, l.outlook.Load(id, l.Capacity, l.Draining || !l.Serving, now))
 		}
 	}
 	return out

@@ -51,11 +51,11 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 		now := n.cfg.Now()
 		owner, owned := p.sessions.Owner(device)
 		v := p.steering.decide(knock{device: device, now: now, owner: owner, owned: owned, alive: p.peers.serves},
-			func(pending func(cluster.Node) int, r *rand.Rand) (cluster.Node, bool) {
+			func(answering int, r *rand.Rand) (cluster.Node, bool) {
 				own := cluster.Load{
-					Node: n.self, Sessions: p.vpn.Count() + pending(n.self), Capacity: n.cfg.Capacity, Draining: !p.ready.Load(),
+					Node: n.self, Sessions: p.vpn.Count() + answering, Capacity: n.cfg.Capacity, Draining: !p.ready.Load(),
 				}
-				return cluster.Place(own, p.peers.weigh(now, pending), r)
+				return cluster.Place(own, p.peers.weigh(now), r)
 			})
 		if !v.sent {
 			return true
@@ -65,6 +65,7 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 			p.steering.here(device, now)
 			return true
 		}
+		p.peers.sent(v.target, now)
 		return false
 	}
 }
@@ -90,6 +91,8 @@ func (n *Node) onInitiation(p *parts) mesh.Handler {
 		} else if !n.answers(p, in.Device) {
 			in.Back = true
 			return nil, p.pass(from, in)
+		} else {
+			p.steering.guest(in.Device, cluster.Node(from), n.cfg.Now())
 		}
 		p.vpn.Inject(in.Initiation, in.From)
 		return nil, nil
@@ -112,7 +115,7 @@ func (n *Node) onSession(p *parts) func(vpn.Event) {
 			return
 		}
 		if e.Kind == vpn.Confirmed {
-			p.steering.arrived(n.self, e.Device)
+			p.steering.confirmed(e.Device)
 			if owned && owner.Owner != n.self {
 				p.orphans.took(e.Device, time.Now())
 			}
@@ -167,9 +170,6 @@ func (n *Node) onForeign(p *parts) func(cluster.Session) {
 		if s.Owner == n.self || s.Released {
 			return
 		}
-		if mine := p.steering.arrived(s.Owner, s.Device); mine || s.Since.Equal(s.Handshake) { // else a rekey
-			p.peers.arrived(s.Owner, mine)
-		}
 		p.vpn.Drop(s.Device)
 	}
 }
@@ -200,6 +200,7 @@ func (n *Node) beat(p *parts) func() []byte {
 		p.vpn.Allow(p.peers.beat(time.Now()))
 		return report{
 			Sessions: p.vpn.Count(), Capacity: n.cfg.Capacity, Serving: p.ready.Load(),
+			Counted: p.steering.counts(),
 		}.encode()
 	}
 }

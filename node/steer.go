@@ -16,8 +16,9 @@ const (
 	// knockGap tells a device that knocks again from one datagram that came
 	// twice: WireGuard retries after 5 s (REKEY_TIMEOUT).
 	knockGap = time.Second
-	// pendingLife is how long a device that was sent away counts as under way.
-	pendingLife = 3 * time.Second
+	// answerLife is how long a device that was answered but not confirmed counts
+	// as a session that comes.
+	answerLife = 3 * time.Second
 )
 
 // decision is where a device that knocked was sent.
@@ -42,23 +43,31 @@ type knock struct {
 	alive  func(cluster.Node) bool // may a device be sent there?
 }
 
-// steering remembers decisions and devices under way, and decides. It has no
-// clock and does no I/O.
+// steering remembers decisions and the devices that are being answered here,
+// and decides. It has no clock and does no I/O.
 type steering struct {
 	self cluster.Node
 
 	mu        sync.Mutex // guards the fields below
 	decisions map[cluster.Key]decision
-	pending   map[cluster.Node]map[cluster.Key]time.Time // under way, to us too, until when
+	answering map[cluster.Key]answer
+	counted   map[cluster.Node]uint64 // devices that others sent and that were confirmed here
 	sweep     time.Time
 	rnd       *rand.Rand
+}
+
+// answer is a device that is not confirmed yet.
+type answer struct {
+	from  cluster.Node // that sent it; ourselves: it knocked here
+	until time.Time
 }
 
 func newSteering(self cluster.Node, seed uint64) *steering {
 	return &steering{
 		self:      self,
 		decisions: map[cluster.Key]decision{},
-		pending:   map[cluster.Node]map[cluster.Key]time.Time{},
+		answering: map[cluster.Key]answer{},
+		counted:   map[cluster.Node]uint64{},
 		rnd:       rand.New(rand.NewPCG(seed, 0)),
 	}
 }
@@ -70,7 +79,7 @@ func newSteering(self cluster.Node, seed uint64) *steering {
 //	sent away, target alive ──────────────────► the same target
 //	owner alive ──────────────────────────────► its owner
 //	otherwise ────────────────────────────────► placement
-func (s *steering) decide(k knock, place func(pending func(cluster.Node) int, r *rand.Rand) (cluster.Node, bool)) verdict {
+func (s *steering) decide(k knock, place func(answering int, r *rand.Rand) (cluster.Node, bool)) verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget(k.now)
@@ -90,7 +99,7 @@ func (s *steering) decide(k knock, place func(pending func(cluster.Node) int, r 
 	case !decided && k.owned && k.alive(k.owner.Owner):
 		target = k.owner.Owner
 	default:
-		if t, here := place(s.pendingFor, s.rnd); !here {
+		if t, here := place(len(s.answering), s.rnd); !here {
 			target = t
 		}
 	}
@@ -100,14 +109,10 @@ func (s *steering) decide(k knock, place func(pending func(cluster.Node) int, r 
 
 // settle writes down where a device goes. The lock is held.
 func (s *steering) settle(device cluster.Key, target cluster.Node, now time.Time) {
-	for _, p := range s.pending {
-		delete(p, device)
-	}
 	s.decisions[device] = decision{target: target, at: now, until: now.Add(decisionLife)}
-	if s.pending[target] == nil {
-		s.pending[target] = map[cluster.Key]time.Time{}
+	if target == s.self {
+		s.answering[device] = answer{s.self, now.Add(answerLife)}
 	}
-	s.pending[target][device] = now.Add(pendingLife)
 }
 
 // here notes that a device that should have been sent away could not be.
@@ -117,18 +122,34 @@ func (s *steering) here(device cluster.Key, now time.Time) {
 	s.settle(device, s.self, now)
 }
 
-// arrived notes that a device is confirmed at gateway id: it is counted there
-// from now on. It says whether this gateway had sent it.
-func (s *steering) arrived(id cluster.Node, device cluster.Key) bool {
+// guest notes that a device is answered here because another gateway sent it.
+func (s *steering) guest(device cluster.Key, from cluster.Node, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, mine := s.pending[id][device]
-	delete(s.pending[id], device)
-	return mine
+	s.forget(now)
+	s.answering[device] = answer{from, now.Add(answerLife)}
 }
 
-// pendingFor counts what is under way to id. The lock is held.
-func (s *steering) pendingFor(id cluster.Node) int { return len(s.pending[id]) }
+// confirmed notes that a device is confirmed here.
+func (s *steering) confirmed(device cluster.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a, ok := s.answering[device]; ok && a.from != s.self && (s.counted[a.from] > 0 || len(s.counted) < maxCounted) {
+		s.counted[a.from]++
+	}
+	delete(s.answering, device)
+}
+
+// counts returns how many devices of each other gateway were confirmed here.
+func (s *steering) counts() []count {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]count, 0, len(s.counted))
+	for from, n := range s.counted {
+		out = append(out, count{from, n})
+	}
+	return out
+}
 
 // forget drops what has run out, at most once a second. The lock is held.
 func (s *steering) forget(now time.Time) {
@@ -141,11 +162,9 @@ func (s *steering) forget(now time.Time) {
 			delete(s.decisions, k)
 		}
 	}
-	for _, p := range s.pending {
-		for k, until := range p {
-			if now.After(until) {
-				delete(p, k)
-			}
+	for k, a := range s.answering {
+		if now.After(a.until) {
+			delete(s.answering, k)
 		}
 	}
 }

@@ -14,10 +14,10 @@ func TestSteering(t *testing.T) {
 	t0 := time.Unix(5000, 0)
 	everyone := func(cluster.Node) bool { return true }
 	nobody := func(cluster.Node) bool { return false }
-	to := func(target cluster.Node) func(func(cluster.Node) int, *rand.Rand) (cluster.Node, bool) {
-		return func(func(cluster.Node) int, *rand.Rand) (cluster.Node, bool) { return target, target == self }
+	to := func(target cluster.Node) func(int, *rand.Rand) (cluster.Node, bool) {
+		return func(int, *rand.Rand) (cluster.Node, bool) { return target, target == self }
 	}
-	never := func(func(cluster.Node) int, *rand.Rand) (cluster.Node, bool) {
+	never := func(int, *rand.Rand) (cluster.Node, bool) {
 		t.Helper()
 		t.Error("placement was asked though something older decides")
 		return self, true
@@ -37,12 +37,6 @@ func TestSteering(t *testing.T) {
 		if v := s.decide(twice, never); !v.sent || v.target != b {
 			t.Fatalf("a duplicate went elsewhere: %+v", v)
 		}
-		if got := len(s.pending[b]); got != 1 {
-			t.Fatalf("%d devices under way to b, want 1", got)
-		}
-		if !s.arrived(b, device) || s.arrived(b, device) {
-			t.Fatal("an arrival is counted once")
-		}
 	})
 	t.Run("served here when the target is silent", func(t *testing.T) {
 		s := newSteering(self, 1)
@@ -51,8 +45,8 @@ func TestSteering(t *testing.T) {
 		if v.sent {
 			t.Fatalf("second knock was sent to %v though it had not answered", v.target)
 		}
-		if len(s.pending[b]) != 0 || len(s.pending[self]) != 1 {
-			t.Fatalf("under way: %v, want the device to us alone", s.pending)
+		if len(s.answering) != 1 {
+			t.Fatalf("answering %v, want the device", s.answering)
 		}
 		v = s.decide(knock{device: device, now: t0.Add(10 * time.Second), alive: everyone}, never)
 		if v.sent {
@@ -96,12 +90,13 @@ func TestSteering(t *testing.T) {
 	t.Run("forgets", func(t *testing.T) {
 		s := newSteering(self, 1)
 		s.decide(knock{device: device, now: t0, alive: everyone}, to(b))
+		s.guest(cluster.Key{8}, c, t0)
 		asked := false
 		s.decide(knock{device: device, now: t0.Add(decisionLife + 2*time.Second), alive: everyone},
-			func(pending func(cluster.Node) int, _ *rand.Rand) (cluster.Node, bool) {
+			func(answering int, _ *rand.Rand) (cluster.Node, bool) {
 				asked = true
-				if pending(b) != 0 {
-					t.Error("a device is under way for ever")
+				if answering != 0 {
+					t.Error("a device is being answered for ever")
 				}
 				return self, true
 			})
@@ -111,18 +106,27 @@ func TestSteering(t *testing.T) {
 	})
 }
 
-func TestGrowth(t *testing.T) {
-	t0 := time.Unix(0, 0)
-	var p peerLoad
-	p = p.next(report{Sessions: 100}, 0, t0)
-	if p.growth != 0 {
-		t.Fatal("growth out of nothing")
+// What others sent is counted when it is confirmed, once, and told to them.
+func TestCounts(t *testing.T) {
+	self, b := cluster.Node{1}, cluster.Node{2}
+	t0 := time.Unix(5000, 0)
+	s := newSteering(self, 1)
+	s.guest(cluster.Key{1}, b, t0)
+	s.guest(cluster.Key{2}, b, t0)
+	s.here(cluster.Key{3}, t0)
+	for range 2 {
+		s.confirmed(cluster.Key{1})
+		s.confirmed(cluster.Key{3})
 	}
-	for i := 1; i <= 20; i++ { // 10 a second from others, 5 a second from us
-		p = p.next(report{Sessions: 100 + 3*i}, 1, t0.Add(time.Duration(i)*200*time.Millisecond))
+	if got := (report{Counted: s.counts()}); got.counted(b) != 1 || len(got.Counted) != 1 {
+		t.Fatalf("counted %+v, want one from b", got.Counted)
 	}
-	if p.growth < 9 || p.growth > 11 {
-		t.Fatalf("growth %.1f/s, want 10", p.growth)
+	if len(s.answering) != 1 {
+		t.Fatalf("answering %v, want the second guest", s.answering)
+	}
+	r, err := decodeReport(report{Sessions: 3, Counted: s.counts()}.encode())
+	if err != nil || r.counted(b) != 1 || r.counted(self) != 0 {
+		t.Fatalf("%+v, %v", r, err)
 	}
 }
 
@@ -131,7 +135,7 @@ func FuzzDecodeReport(f *testing.F) {
 	f.Add([]byte{0xbf})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := decodeReport(b)
-		if err == nil && (r.Sessions < 0 || r.Capacity < 0) {
+		if err == nil && (r.Sessions < 0 || r.Capacity < 0 || len(r.Counted) > maxCounted) {
 			t.Fatalf("%+v", r)
 		}
 	})
