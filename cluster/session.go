@@ -91,7 +91,7 @@ func NewSessions(self Node, incarnation uint64, log *slog.Logger) *Sessions {
 		log = slog.Default()
 	}
 	t := &Sessions{
-		log: log.With("component", "sessions"), changed: make(chan struct{}, 1),
+		log: log, changed: make(chan struct{}, 1),
 		self:    column{self, incarnation},
 		columns: map[column]*sessionColumn{}, newest: map[Node]*sessionColumn{},
 		devices: map[Key][]*row{}, counts: map[Node]int{},

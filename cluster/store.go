@@ -80,7 +80,7 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	log := cfg.Log.With("component", "cluster")
+	log := cfg.Log
 	removeEmptyLogs(cfg.Dir)
 	db, err := badger.Open(options(cfg.Dir, log))
 	if err != nil {
