@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,8 +20,9 @@ import (
 )
 
 const (
-	joinTimeout = 10 * time.Second // one try at one member
-	joinPause   = time.Second      // between two rounds of tries
+	joinTimeout = 10 * time.Second       // until a member begins to hand over the configuration
+	joinPause   = time.Second            // between two rounds of tries
+	joinStagger = 500 * time.Millisecond // before the next member of a round is asked too
 )
 
 // arrival is how a gateway got into its cluster at this start.
@@ -42,7 +46,16 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 		return a, fmt.Errorf("read the cluster's settings: %w", err)
 	}
 	if ok {
-		return arrival{facts: f}, n.agrees(f)
+		if n.cfg.Join != "" { // another way back, should the addresses that we know be old
+			if a.seeds, err = resolve(ctx, n.cfg.Join); err != nil {
+				n.log.Warn("--join is of no help", "err", err)
+			}
+		}
+		a.facts = f
+		return a, errors.Join(n.agrees(f), n.endJoining())
+	}
+	if err := n.resumeJoining(); err != nil {
+		return a, err
 	}
 	switch {
 	case n.cfg.Join != "":
@@ -63,7 +76,7 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 		err = errors.New("the cluster admitted this gateway without its settings")
 	}
 	if err == nil {
-		err = n.agrees(a.facts)
+		err = errors.Join(n.agrees(a.facts), n.endJoining())
 	}
 	return a, err
 }
@@ -83,6 +96,9 @@ func (n *Node) agrees(f facts) error {
 
 // begin makes a cluster of one.
 func (n *Node) begin(ctx context.Context) (facts, error) {
+	if !n.emptyStore() {
+		return facts{}, errForeign
+	}
 	key, pool := NewClusterKey(), netip.MustParsePrefix(DefaultPool)
 	if n.cfg.Key != nil {
 		key = *n.cfg.Key
@@ -108,7 +124,7 @@ func (n *Node) begin(ctx context.Context) (facts, error) {
 // joinAt asks the member at host[:port] until it answers: a gateway that was
 // told whom to join never begins a cluster of its own.
 func (n *Node) joinAt(ctx context.Context, target string) ([]netip.AddrPort, error) {
-	for first := true; ; first = false {
+	for told := ""; ; {
 		addrs, err := resolve(ctx, target)
 		if err == nil {
 			var done []netip.AddrPort
@@ -117,10 +133,13 @@ func (n *Node) joinAt(ctx context.Context, target string) ([]netip.AddrPort, err
 			}
 		}
 		var fatal *HintError
-		if ctx.Err() != nil || errors.As(err, &fatal) {
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errors.As(err, &fatal):
 			return nil, err
-		}
-		if first {
+		case err.Error() != told:
+			told = err.Error()
 			n.log.Warn("waiting for a member to answer", "join", target, "err", err)
 		}
 		if err := sleep(ctx, joinPause); err != nil {
@@ -155,18 +174,35 @@ func (n *Node) joinOnLAN(ctx context.Context) ([]netip.AddrPort, error) {
 	}
 }
 
-// joinAny asks all addresses at once and returns those of the first member
-// that admitted us.
+// joinAny asks the addresses, each a little later than the one before, and
+// returns that of the member that admitted us. Only one of them gets as far as
+// handing over its configuration: two clusters are never mixed in one store.
 func (n *Node) joinAny(ctx context.Context, addrs []netip.AddrPort) ([]netip.AddrPort, error) {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	if err := n.noteJoining(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var chosen atomic.Int64 // number of the member that hands over, from 1
 	results := make([]error, len(addrs))
 	var g errgroup.Group
 	for i, addr := range addrs {
 		g.Go(func() error {
-			_, _, results[i] = mesh.Join(ctx, mesh.JoinConfig{
+			me := int64(i + 1)
+			if results[i] = sleep(ctx, time.Duration(i)*joinStagger); results[i] != nil {
+				return nil
+			}
+			mine, stop := context.WithCancel(ctx)
+			defer stop()
+			limit := time.AfterFunc(joinTimeout, func() {
+				if chosen.Load() != me {
+					stop()
+				}
+			})
+			defer limit.Stop()
+			_, _, results[i] = mesh.Join(mine, mesh.JoinConfig{
 				Key: n.key, ClusterKey: *n.cfg.Key, Name: n.name, Version: n.cfg.Version,
-				Network: n.cfg.Network, State: n.store, Log: n.log.With("component", "mesh"),
+				Network: n.cfg.Network, State: &handover{n.store, &chosen, me}, Log: n.log.With("component", "mesh"),
 			}, addr)
 			if results[i] == nil {
 				cancel() // the others are not needed
@@ -175,13 +211,18 @@ func (n *Node) joinAny(ctx context.Context, addrs []netip.AddrPort) ([]netip.Add
 		})
 	}
 	_ = g.Wait()
-	var err error
+	if i := slices.Index(results, nil); i >= 0 {
+		return []netip.AddrPort{addrs[i]}, nil
+	}
+	return nil, joinError(addrs, results)
+}
+
+// joinError says why none of the members admitted us.
+func joinError(addrs []netip.AddrPort, results []error) (err error) {
 	for i, r := range results {
 		switch {
-		case r == nil:
-			return []netip.AddrPort{addrs[i]}, nil
 		case errors.Is(r, mesh.ErrWrongKey):
-			return nil, &HintError{
+			return &HintError{
 				Err:  fmt.Errorf("the cluster at %s has another key", addrs[i]),
 				Hint: "use the key that `gatemesh key show` prints at a member of that cluster",
 			}
@@ -189,7 +230,25 @@ func (n *Node) joinAny(ctx context.Context, addrs []netip.AddrPort) ([]netip.Add
 			err = r
 		}
 	}
-	return nil, err
+	return err
+}
+
+// handover is the store as one of several members sees it that are asked to
+// admit us: the first to hand over its configuration is the only one.
+type handover struct {
+	*cluster.Store
+	chosen *atomic.Int64
+	me     int64
+}
+
+var errOther = errors.New("another member was faster")
+
+// Merge implements [mesh.State].
+func (h *handover) Merge(part []byte) (bool, error) {
+	if !h.chosen.CompareAndSwap(0, h.me) && h.chosen.Load() != h.me {
+		return false, errOther
+	}
+	return h.Store.Merge(part)
 }
 
 // find is what the LAN is told: port is that of the mesh, or 0 for the one
@@ -246,7 +305,7 @@ func (n *Node) admit(f facts, key ed25519.PublicKey, voucher []byte) error {
 func resolve(ctx context.Context, target string) ([]netip.AddrPort, error) {
 	host, text, err := net.SplitHostPort(target)
 	if err != nil {
-		host, text = target, DefaultMesh[1:]
+		host, text = strings.Trim(target, "[]"), DefaultMesh[1:]
 	}
 	port, err := strconv.ParseUint(text, 10, 16)
 	if err != nil || host == "" {

@@ -96,8 +96,6 @@ func (c *Config) Validate() error {
 		return hintf("give --capacity a number from 1 to 1048576", "capacity %d is out of range", c.Capacity)
 	case len(c.Name) > 63 || strings.ContainsFunc(c.Name, notInName):
 		return hintf("use letters, digits, '-', '_' and '.', 63 at most", "%q is no name for a gateway", c.Name)
-	case c.Join != "" && c.Key == nil:
-		return hintf("add --key with the key that `gatemesh key show` prints at a member", "--join needs the key of the cluster")
 	case c.Key != nil && *c.Key == (ClusterKey{}):
 		return ErrKey
 	}

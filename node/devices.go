@@ -64,6 +64,9 @@ func (n *Node) ShowDevice(ctx context.Context, ref string) (api.Device, error) {
 
 // AddDevice implements [api.Devices].
 func (n *Node) AddDevice(ctx context.Context, d api.NewDevice) (api.Enrolment, error) {
+	if _, err := n.running(); err != nil {
+		return api.Enrolment{}, err
+	}
 	key, err := parseDeviceKey(d.PublicKey)
 	if err != nil {
 		return api.Enrolment{}, err
@@ -78,6 +81,9 @@ func (n *Node) AddDevice(ctx context.Context, d api.NewDevice) (api.Enrolment, e
 
 // ChangeDevice implements [api.Devices].
 func (n *Node) ChangeDevice(ctx context.Context, ref string, c api.DeviceChange) (api.Device, error) {
+	if _, err := n.running(); err != nil {
+		return api.Device{}, err
+	}
 	d, err := n.store.FindDevice(ref)
 	if err == nil && c.Name != nil && *c.Name != d.Name {
 		err = n.store.RenameDevice(ctx, d.Key, *c.Name)
@@ -93,6 +99,9 @@ func (n *Node) ChangeDevice(ctx context.Context, ref string, c api.DeviceChange)
 
 // RekeyDevice implements [api.Devices].
 func (n *Node) RekeyDevice(ctx context.Context, ref string, k api.NewKey) (api.Enrolment, error) {
+	if _, err := n.running(); err != nil {
+		return api.Enrolment{}, err
+	}
 	key, err := parseDeviceKey(k.PublicKey)
 	if err != nil {
 		return api.Enrolment{}, err
@@ -109,6 +118,9 @@ func (n *Node) RekeyDevice(ctx context.Context, ref string, k api.NewKey) (api.E
 
 // RemoveDevice implements [api.Devices].
 func (n *Node) RemoveDevice(ctx context.Context, ref string) error {
+	if _, err := n.running(); err != nil {
+		return err
+	}
 	d, err := n.store.FindDevice(ref)
 	if err == nil {
 		err = n.store.RemoveDevice(ctx, d.Key)

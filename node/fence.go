@@ -33,7 +33,9 @@ type fence[ID comparable] struct {
 // beat notes that the loop runs at now, with the peers known alive, and
 // returns until when datagrams may leave; the zero time: not at all.
 func (f *fence[ID]) beat(now time.Time, alive []ID) (until time.Time) {
-	gap := now.Sub(f.last)
+	// The monotonic clock stands still while a host sleeps, the wall clock
+	// does not; one that is set ahead costs a pause.
+	gap := max(now.Sub(f.last), now.Round(0).Sub(f.last.Round(0)))
 	if !f.last.IsZero() && gap > fenceLease && len(alive) > 0 {
 		f.pause = now.Add(fencePause)
 		if gap > fenceGap {

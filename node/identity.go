@@ -24,7 +24,11 @@ func loadIdentity(dir string) (ed25519.PrivateKey, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		seed := make([]byte, ed25519.SeedSize)
 		rand.Read(seed) //nolint:errcheck // crypto/rand.Read never fails
-		if err := writeFile(path, []byte(hex.EncodeToString(seed)+"\n")); err != nil {
+		err := writeNew(path, []byte(hex.EncodeToString(seed)+"\n"))
+		if errors.Is(err, fs.ErrExist) {
+			return loadIdentity(dir) // another process was faster
+		}
+		if err != nil {
 			return nil, fmt.Errorf("write identity: %w", err)
 		}
 		return ed25519.NewKeyFromSeed(seed), nil
@@ -38,9 +42,15 @@ func loadIdentity(dir string) (ed25519.PrivateKey, error) {
 	return ed25519.NewKeyFromSeed(seed), nil
 }
 
-// writeFile replaces path by b such that a crash leaves the old or the new
+// WriteFile replaces path by b such that a crash leaves the old or the new
 // content, never a part. Only the owner may read it.
-func writeFile(path string, b []byte) error {
+func WriteFile(path string, b []byte) error { return publish(path, b, os.Rename) }
+
+// writeNew is WriteFile for a path that must not exist: fs.ErrExist if it does.
+func writeNew(path string, b []byte) error { return publish(path, b, os.Link) }
+
+// publish writes b durably beside path and lets place put it there.
+func publish(path string, b []byte, place func(from, to string) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
@@ -53,7 +63,7 @@ func writeFile(path string, b []byte) error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := place(f.Name(), path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))

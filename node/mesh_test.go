@@ -147,6 +147,51 @@ func TestVanish(t *testing.T) {
 	})
 }
 
+// All networks fail for two seconds: everybody takes everybody for dead. When
+// they are back no device has moved, for nobody goes on calling the devices of
+// one that lives.
+func TestBlink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 9)
+		a, b, c := three(t, w)
+		all := []*nodetest.Gateway{a, b, c}
+		var devices []*nodetest.Device
+		for i := 1; i <= 9; i++ {
+			d := w.Device(i, fmt.Sprintf("d%d", i), a, a)
+			if !d.Ping(nodetest.Inner, time.Second) {
+				t.Fatalf("%s: no reply", d.Name)
+			}
+			devices = append(devices, d)
+		}
+		before := map[*nodetest.Device]*nodetest.Gateway{}
+		for _, d := range devices {
+			before[d] = d.At(t, all...)
+		}
+		for _, g := range all {
+			g.Vanish()
+		}
+		time.Sleep(2 * time.Second)
+		for _, g := range all {
+			g.Return()
+		}
+		for range 120 {
+			for _, d := range devices {
+				if !d.Ping(nodetest.Inner, time.Second) {
+					t.Errorf("%s: a ping lost after the networks were back", d.Name)
+				}
+			}
+			time.Sleep(250 * time.Millisecond)
+		}
+		w.WaitReady(time.Second, all...)
+		for _, d := range devices {
+			if at := d.At(t, all...); at != before[d] {
+				t.Errorf("%s moved from %s to %s", d.Name, before[d].Name, at.Name)
+			}
+		}
+		agree(t, devices, all...)
+	})
+}
+
 // Half an hour of pings over rekeys, with packets lost, doubled and late, and
 // gateways whose clocks differ.
 func TestHalfAnHour(t *testing.T) {

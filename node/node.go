@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +49,7 @@ type parts struct {
 	orphans  *orphans
 	changes  chan struct{} // wakes reconcile
 	dirty    dirty
+	rows     sync.Mutex // makes reading and writing our rows of the session table one step
 	ready    atomic.Bool
 }
 
@@ -76,14 +78,19 @@ func (n *Node) open() (err error) {
 		return unwritable(err)
 	}
 	n.key, err = loadIdentity(cfg.Data)
-	if errors.Is(err, fs.ErrPermission) {
+	var path *fs.PathError
+	if errors.As(err, &path) {
 		return unwritable(err)
 	} else if err != nil {
 		return err
 	}
+	store := filepath.Join(cfg.Data, "store") // closed to others, whatever the mode of the files in it
+	if err := errors.Join(os.MkdirAll(store, 0o700), os.Chmod(store, 0o700)); err != nil {
+		return unwritable(err)
+	}
 	n.self = cluster.NodeOf(n.public())
 	n.store, err = cluster.Open(cluster.Config{
-		Dir: filepath.Join(cfg.Data, "store"), Node: n.self, Now: cfg.Now,
+		Dir: store, Node: n.self, Now: cfg.Now,
 		Log: n.log.With("component", "cluster"),
 	})
 	if err != nil {
@@ -100,12 +107,13 @@ func (n *Node) open() (err error) {
 func (n *Node) explainStore(err error) error {
 	var format *cluster.FormatError
 	var inUse *cluster.InUseError
+	var path *fs.PathError
 	switch {
 	case errors.As(err, &inUse):
 		return hintf("stop it first, or use another --data directory", "data directory %s is in use by %s", n.cfg.Data, readOwner(n.cfg.Data))
 	case errors.As(err, &format):
 		return hintf("use the gatemesh that wrote it, or a newer one", "%w", err)
-	case errors.Is(err, fs.ErrPermission):
+	case errors.As(err, &path):
 		return unwritable(err)
 	}
 	return fmt.Errorf("open store in %s: %w", n.cfg.Data, err)
@@ -156,6 +164,13 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	if err := n.chooseName(); err != nil {
 		return err
 	}
+	socket, err := n.listenSocket()
+	if err != nil {
+		return err
+	}
+	n.onClose("socket", socket.Close)
+	g.Go(func() error { return n.serveAPI(ctx, socket) })
+
 	came, err := n.arrive(ctx)
 	if err != nil {
 		return err
@@ -222,11 +237,6 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	}
 	n.live.Store(p)
 
-	socket, err := n.listenSocket()
-	if err != nil {
-		return err
-	}
-	n.onClose("socket", socket.Close)
 	if n.cfg.Started != nil {
 		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: came.key, Mesh: p.mesh.Addr(), Public: public})
 	}
@@ -240,7 +250,6 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.reconcile(ctx, p) })
 	g.Go(func() error { return n.takeOver(ctx, p) })
 	g.Go(func() error { return n.announce(ctx, p) })
-	g.Go(func() error { return n.serveAPI(ctx, socket) })
 	g.Go(func() error { return n.becomeReady(ctx, p, came) })
 	return nil
 }

@@ -17,6 +17,7 @@ type peers struct {
 	mu     sync.Mutex // guards the fields below
 	loads  map[cluster.Node]*peerLoad
 	alive  map[cluster.Node]bool
+	fallen map[cluster.Node]bool // were alive, are not
 	synced map[cluster.Node]bool
 	fence  fence[cluster.Node]
 	wake   chan struct{} // closed and replaced at each change of synced
@@ -24,7 +25,7 @@ type peers struct {
 
 func newPeers(self cluster.Node) *peers {
 	return &peers{
-		self: self, loads: map[cluster.Node]*peerLoad{}, alive: map[cluster.Node]bool{},
+		self: self, loads: map[cluster.Node]*peerLoad{}, alive: map[cluster.Node]bool{}, fallen: map[cluster.Node]bool{},
 		synced: map[cluster.Node]bool{}, wake: make(chan struct{}),
 	}
 }
@@ -37,8 +38,10 @@ func (p *peers) on(e mesh.Event, now time.Time) {
 	switch e.Kind {
 	case mesh.Up:
 		p.alive[id] = true
+		delete(p.fallen, id)
 	case mesh.Down, mesh.Left:
 		delete(p.alive, id)
+		p.fallen[id] = true
 		delete(p.synced, id)
 		delete(p.loads, id)
 		p.fence.heard(id)
@@ -89,6 +92,13 @@ func (p *peers) isAlive(id cluster.Node) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.alive[id]
+}
+
+// hasFallen says whether id was alive and is gone.
+func (p *peers) hasFallen(id cluster.Node) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fallen[id]
 }
 
 // serves says whether a device may be sent to id.

@@ -101,13 +101,18 @@ func (n *Node) onInitiation(p *parts) mesh.Handler {
 
 // answers says whether this gateway can answer a device that another sent.
 func (n *Node) answers(p *parts, device cluster.Key) bool {
-	_, err := n.store.Device(device)
-	return err == nil && p.ready.Load() && p.vpn.Count() < n.cfg.Capacity
+	if _, err := n.store.Device(device); err != nil || !p.ready.Load() {
+		return false
+	}
+	owner, owned := p.sessions.Owner(device)
+	return owned && owner.Owner == n.self || p.vpn.Count() < n.cfg.Capacity
 }
 
 // onSession writes down what the engine says of its sessions.
 func (n *Node) onSession(p *parts) func(vpn.Event) {
 	return func(e vpn.Event) {
+		p.rows.Lock()
+		defer p.rows.Unlock()
 		owner, owned := p.sessions.Owner(e.Device)
 		mine, _ := p.sessions.Own(e.Device)
 		s, worth := record(n.self, mine, owner, owned, e)
@@ -170,8 +175,20 @@ func (n *Node) onForeign(p *parts) func(cluster.Session) {
 		if s.Owner == n.self || s.Released {
 			return
 		}
+		if p.peers.hasFallen(s.Owner) && !p.linked(s.Owner) {
+			p.orphan(s.Owner) // its last words came by way of another: they are an inheritance
+			return
+		}
 		p.vpn.Drop(s.Device)
 	}
+}
+
+// linked says whether the mesh has a gateway at the other end of a link right
+// now, which is sooner than its event comes.
+func (p *parts) linked(id cluster.Node) bool {
+	return slices.ContainsFunc(p.mesh.Members(), func(m mesh.Member) bool {
+		return m.ID == mesh.ID(id) && m.Linked
+	})
 }
 
 // onMesh follows the peers.
@@ -185,6 +202,12 @@ func (n *Node) onMesh(p *parts) func(mesh.Event) {
 		case mesh.Down:
 			n.log.Warn("gateway down", "gateway", e.Member.Name, "id", id)
 			p.orphan(id)
+		case mesh.Synced:
+			p.orphans.back(id, func(device cluster.Key) {
+				if s, ok := p.sessions.Owner(device); ok && s.Owner == id {
+					p.vpn.Abandon(device)
+				}
+			})
 		case mesh.Left:
 			n.log.Info("gateway left", "gateway", e.Member.Name, "id", id)
 			p.orphan(id)

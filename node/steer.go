@@ -24,6 +24,7 @@ const (
 // decision is where a device that knocked was sent.
 type decision struct {
 	target cluster.Node
+	epoch  uint64    // of the device's session at that time: a greater one is an answer
 	at     time.Time // of the last knock
 	until  time.Time
 }
@@ -77,6 +78,7 @@ func newSteering(self cluster.Node, seed uint64) *steering {
 //	our device ───────────────────────────────► here
 //	sent away, knocks again, target silent ───► here
 //	sent away, target alive ──────────────────► the same target
+//	decided to answer here ───────────────────► here
 //	owner alive ──────────────────────────────► its owner
 //	otherwise ────────────────────────────────► placement
 func (s *steering) decide(k knock, place func(answering int, r *rand.Rand) (cluster.Node, bool)) verdict {
@@ -87,29 +89,35 @@ func (s *steering) decide(k knock, place func(answering int, r *rand.Rand) (clus
 		return verdict{target: s.self}
 	}
 	d, decided := s.decisions[k.device]
-	target := s.self
+	target, epoch := s.self, uint64(0)
+	if k.owned {
+		epoch = k.owner.Epoch
+	}
 	switch {
 	case decided && d.target != s.self && k.alive(d.target):
 		again := k.now.Sub(d.at) >= knockGap
-		confirmed := k.owned && k.owner.Owner == d.target && k.owner.Handshake.After(d.at)
+		confirmed := k.owned && k.owner.Owner == d.target && k.owner.Epoch > d.epoch
 		if !again || confirmed {
 			target = d.target
 		}
+		if !again {
+			epoch = d.epoch
+		}
 	case decided && d.target == s.self:
-	case !decided && k.owned && k.alive(k.owner.Owner):
+	case k.owned && k.alive(k.owner.Owner):
 		target = k.owner.Owner
 	default:
 		if t, here := place(len(s.answering), s.rnd); !here {
 			target = t
 		}
 	}
-	s.settle(k.device, target, k.now)
+	s.settle(k.device, target, epoch, k.now)
 	return verdict{target: target, sent: target != s.self}
 }
 
 // settle writes down where a device goes. The lock is held.
-func (s *steering) settle(device cluster.Key, target cluster.Node, now time.Time) {
-	s.decisions[device] = decision{target: target, at: now, until: now.Add(decisionLife)}
+func (s *steering) settle(device cluster.Key, target cluster.Node, epoch uint64, now time.Time) {
+	s.decisions[device] = decision{target: target, epoch: epoch, at: now, until: now.Add(decisionLife)}
 	if target == s.self {
 		s.answering[device] = answer{s.self, now.Add(answerLife)}
 	}
@@ -119,7 +127,7 @@ func (s *steering) settle(device cluster.Key, target cluster.Node, now time.Time
 func (s *steering) here(device cluster.Key, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.settle(device, s.self, now)
+	s.settle(device, s.self, 0, now)
 }
 
 // guest notes that a device is answered here because another gateway sent it.

@@ -22,8 +22,8 @@ func TestSteering(t *testing.T) {
 		t.Error("placement was asked though something older decides")
 		return self, true
 	}
-	owner := func(n cluster.Node, at time.Time) cluster.Session {
-		return cluster.Session{Device: device, Owner: n, Handshake: at}
+	owner := func(n cluster.Node, epoch uint64) cluster.Session {
+		return cluster.Session{Device: device, Owner: n, Epoch: epoch}
 	}
 
 	t.Run("sticks", func(t *testing.T) {
@@ -56,33 +56,40 @@ func TestSteering(t *testing.T) {
 	t.Run("same target after it confirmed", func(t *testing.T) {
 		s := newSteering(self, 1)
 		s.decide(knock{device: device, now: t0, alive: everyone}, to(b))
-		k := knock{device: device, now: t0.Add(60 * time.Second), alive: everyone, owned: true, owner: owner(b, t0.Add(time.Second))}
+		k := knock{device: device, now: t0.Add(60 * time.Second), alive: everyone, owned: true, owner: owner(b, 5)}
 		if v := s.decide(k, never); v.target != b {
 			t.Fatalf("went to %v", v.target)
 		}
 	})
 	t.Run("an older confirmation is none", func(t *testing.T) {
 		s := newSteering(self, 1)
-		s.decide(knock{device: device, now: t0, alive: everyone}, to(b))
-		k := knock{device: device, now: t0.Add(5 * time.Second), alive: everyone, owned: true, owner: owner(b, t0.Add(-time.Minute))}
+		s.decide(knock{device: device, now: t0, alive: everyone, owned: true, owner: owner(b, 5)}, never)
+		k := knock{device: device, now: t0.Add(5 * time.Second), alive: everyone, owned: true, owner: owner(b, 5)}
 		if v := s.decide(k, never); v.sent {
 			t.Fatal("sent again to a target that has not confirmed since")
 		}
 	})
 	t.Run("to the owner", func(t *testing.T) {
 		s := newSteering(self, 1)
-		k := knock{device: device, now: t0, alive: everyone, owned: true, owner: owner(c, t0)}
+		k := knock{device: device, now: t0, alive: everyone, owned: true, owner: owner(c, 1)}
 		if v := s.decide(k, never); v.target != c || !v.sent {
 			t.Fatalf("%+v, want c", v)
 		}
-		k = knock{device: cluster.Key{8}, now: t0, alive: nobody, owned: true, owner: owner(c, t0)}
+		// Its decided target died, another has it since.
+		s.decide(knock{device: cluster.Key{7}, now: t0, alive: everyone}, to(b))
+		alive := func(n cluster.Node) bool { return n == c }
+		k = knock{device: cluster.Key{7}, now: t0.Add(time.Minute), alive: alive, owned: true, owner: owner(c, 1)}
+		if v := s.decide(k, never); v.target != c {
+			t.Fatalf("%+v, want its living owner", v)
+		}
+		k = knock{device: cluster.Key{8}, now: t0, alive: nobody, owned: true, owner: owner(c, 1)}
 		if v := s.decide(k, to(self)); v.sent {
 			t.Fatal("sent to a dead owner")
 		}
 	})
 	t.Run("ours stays", func(t *testing.T) {
 		s := newSteering(self, 1)
-		k := knock{device: device, now: t0, alive: everyone, owned: true, owner: owner(self, t0)}
+		k := knock{device: device, now: t0, alive: everyone, owned: true, owner: owner(self, 1)}
 		if v := s.decide(k, never); v.sent {
 			t.Fatal("our own device was sent away")
 		}

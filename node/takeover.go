@@ -25,9 +25,10 @@ var nudges = []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, tim
 type orphans struct {
 	wake chan struct{} // capacity 1
 
-	mu    sync.Mutex // guards the fields below
-	dead  []cluster.Node
-	taken []nudge
+	mu     sync.Mutex // guards the fields below
+	dead   []cluster.Node
+	taken  []nudge
+	called map[cluster.Node][]cluster.Key // devices called since their gateway fell
 }
 
 // nudge is a device to be called once more.
@@ -36,7 +37,28 @@ type nudge struct {
 	at     time.Time
 }
 
-func newOrphans() *orphans { return &orphans{wake: make(chan struct{}, 1)} }
+func newOrphans() *orphans {
+	return &orphans{wake: make(chan struct{}, 1), called: map[cluster.Node][]cluster.Key{}}
+}
+
+// call notes that a device of a gateway that fell is being called.
+func (o *orphans) call(owner cluster.Node, device cluster.Key) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.called[owner] = append(o.called[owner], device)
+}
+
+// back is for a gateway that was taken for dead and is here again: abandon is
+// called with each device of its own that was called meanwhile.
+func (o *orphans) back(owner cluster.Node, abandon func(cluster.Key)) {
+	o.mu.Lock()
+	devices := o.called[owner]
+	delete(o.called, owner)
+	o.mu.Unlock()
+	for _, d := range devices {
+		abandon(d)
+	}
+}
 
 // orphan notes that a gateway is gone. Called by the mesh; never blocks.
 func (p *parts) orphan(id cluster.Node) {
@@ -155,9 +177,10 @@ func (n *Node) callDue(p *parts, waiting []due, now time.Time) []due {
 			continue
 		}
 		current, ok := p.sessions.Owner(d.session.Device)
-		if !ok || current.Owner != d.session.Owner || p.peers.isAlive(current.Owner) {
+		if !ok || current.Owner != d.session.Owner || p.peers.isAlive(current.Owner) || p.linked(current.Owner) {
 			continue // it has another owner, none any more, or its old one is back
 		}
+		p.orphans.call(current.Owner, d.session.Device)
 		p.vpn.Initiate(d.session.Device, current.Endpoint)
 	}
 	return rest

@@ -7,3 +7,12 @@ func (g *Gateway) Keepalive(k Key) {
 		g.sendKeepalive(p)
 	}
 }
+
+// Abandon gives up what Initiate began, because the device's own gateway is there after all. A device that has keys
+// here is left as it is.
+func (g *Gateway) Abandon(k Key) {
+	p := g.peer(k)
+	if p != nil && p.current.Load() == nil {
+		g.Drop(k)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -17,6 +18,9 @@ const maxAnswer = 256 << 20
 
 // ErrNotRunning is returned by a [Client] when nobody listens on its socket.
 var ErrNotRunning = errors.New("no gateway is running here")
+
+// ErrNotAllowed is returned by a [Client] whose user may not use the socket.
+var ErrNotAllowed = errors.New("the gateway's socket belongs to another user")
 
 // Client is a [Service] at the other end of a unix socket.
 type Client struct {
@@ -104,6 +108,9 @@ func call[Out any](ctx context.Context, c *Client, method, path string, in any) 
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var op *net.OpError
+		if errors.Is(err, fs.ErrPermission) {
+			return out, fmt.Errorf("%w: %s", ErrNotAllowed, c.socket)
+		}
 		if errors.As(err, &op) && op.Op == "dial" {
 			return out, fmt.Errorf("%w: %w", ErrNotRunning, op)
 		}

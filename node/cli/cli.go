@@ -31,7 +31,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	// After the first signal the next one ends the process at once.
 	release := context.AfterFunc(ctx, stop)
 
-	err := newApp(stdout, stderr).RunContext(ctx, args)
+	app := newApp(stdout, stderr)
+	err := app.RunContext(ctx, flagsFirst(app, args))
 	if release() {
 		stop()
 	}
@@ -63,6 +64,8 @@ func report(stderr io.Writer, err error) int {
 		hint = refused.Hint
 	case errors.Is(err, api.ErrNotRunning):
 		hint = "start it with `" + self() + " up`, or name its socket with --socket"
+	case errors.Is(err, api.ErrNotAllowed):
+		hint = "run this as the gateway's user, with sudo for instance"
 	case errors.As(err, &usage):
 		hint, status = "`"+self()+" --help` shows commands and flags", exitUsage
 	}
@@ -122,7 +125,11 @@ func oneArg(c *cli.Context, what string) (string, error) {
 	if c.NArg() != 1 {
 		return "", usagef("%s takes %s and nothing else", command(c), what)
 	}
-	return c.Args().First(), nil
+	arg := c.Args().First()
+	if arg == "" || arg == "." || arg == ".." {
+		return "", usagef("%q is not %s", arg, what)
+	}
+	return arg, nil
 }
 
 func noArgs(c *cli.Context) error {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,7 +34,9 @@ func loadRemembered(dir string) (remembered, error) {
 	}
 	r := remembered{}
 	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, fmt.Errorf("read remembered flags: %s: %w", path, err)
+		return nil, &node.HintError{
+			Err: fmt.Errorf("remembered flags in %s: %w", path, err), Hint: "remove that file and give the flags again",
+		}
 	}
 	return r, nil
 }
@@ -43,20 +46,23 @@ func (r remembered) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, rememberedFile)
-	if err := os.WriteFile(path+"~", append(b, '\n'), 0o600); err != nil {
-		return err
+	path, b := filepath.Join(dir, rememberedFile), append(b, '\n')
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) {
+		return nil
 	}
-	return os.Rename(path+"~", path)
+	return node.WriteFile(path, b)
 }
 
 // value returns a flag's value: from the command line or the environment, else
-// as remembered, else its default. What was given is remembered from now on.
-func (r remembered) value(c *cli.Context, flag string) string {
-	if c.IsSet(flag) {
-		r[flag] = c.String(flag)
-	} else if v, ok := r[flag]; ok {
+// as remembered, else its default. What was given is remembered from now on. An
+// empty value counts as none, as environment files have it.
+func (r remembered) value(c *cli.Context, flag, def string) string {
+	if v := c.String(flag); c.IsSet(flag) && v != "" {
+		r[flag] = v
 		return v
 	}
-	return c.String(flag)
+	if v, ok := r[flag]; ok {
+		return v
+	}
+	return def
 }

@@ -82,19 +82,20 @@ func up(c *cli.Context) error {
 func upConfig(c *cli.Context, flags remembered, data string) (cfg node.Config, err error) {
 	cfg = node.Config{
 		Data:      data,
-		Name:      flags.value(c, "name"),
-		Listen:    flags.value(c, "listen"),
-		Public:    flags.value(c, "public"),
-		Mesh:      flags.value(c, "mesh"),
-		Dataplane: flags.value(c, "dataplane"),
+		Name:      flags.value(c, "name", ""),
+		Listen:    flags.value(c, "listen", node.DefaultListen),
+		Public:    flags.value(c, "public", ""),
+		Mesh:      flags.value(c, "mesh", node.DefaultMesh),
+		Dataplane: flags.value(c, "dataplane", node.DefaultDataplane),
 		Socket:    c.String(socketFlag.Name),
 		Version:   Version(),
 	}
-	if cfg.Log, err = newLog(c.App.ErrWriter, flags.value(c, "log"), c.Bool("debug")); err != nil {
+	if cfg.Log, err = newLog(c.App.ErrWriter, flags.value(c, "log", "text"), c.Bool("debug")); err != nil {
 		return cfg, err
 	}
-	if cfg.Capacity, err = strconv.Atoi(flags.value(c, "capacity")); err != nil {
-		return cfg, usagef("capacity %q is not a number", flags.value(c, "capacity"))
+	capacity := flags.value(c, "capacity", strconv.Itoa(node.DefaultCapacity))
+	if cfg.Capacity, err = strconv.Atoi(capacity); err != nil {
+		return cfg, usagef("capacity %q is not a number", capacity)
 	}
 	if s := c.String("pool"); s != "" {
 		if cfg.Pool, err = netip.ParsePrefix(s); err != nil {
@@ -108,9 +109,7 @@ func upConfig(c *cli.Context, flags remembered, data string) (cfg node.Config, e
 		}
 		cfg.Key = &key
 	}
-	if cfg.Key != nil || c.IsSet("join") {
-		cfg.Join = c.String("join") // it matters for the first start only
-	}
+	cfg.Join = c.String("join")
 	return cfg, nil
 }
 

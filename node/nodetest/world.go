@@ -38,6 +38,9 @@ func New(tb testing.TB, seed uint64) *World {
 	tb.Helper()
 	w := &World{Net: meshtest.NewNetwork(seed), Internet: vpntest.NewInternet(seed), tb: tb}
 	w.Key[0] = 1
+	// Without any the stock client starts its retransmission timer after the
+	// response, and shakes hands once more 5 s later.
+	w.Internet.SetFaults(vpntest.Faults{Latency: time.Millisecond})
 	// Registered first, so it is the last: the clock of a bubble stands still
 	// when its test has ended, and memberlist has probes under way till then.
 	tb.Cleanup(func() { time.Sleep(5 * time.Second) })
