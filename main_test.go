@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	const inside = "GATEMESH_TEST_NETNS"
 	if runtime.GOOS == "linux" && os.Geteuid() == 0 && os.Getenv(inside) == "" && filepath.Base(os.Args[0]) != "gatemesh" {
 		if unshare, err := exec.LookPath("unshare"); err == nil {
-			args := append([]string{"-n", "--", "sh", "-c", `ip link set lo up; exec "$0" "$@"`}, os.Args...)
+			args := append([]string{"-n", "--", "sh", "-c", `ip link set lo up; ip addr add 10.99.0.1/24 dev lo; exec "$0" "$@"`}, os.Args...)
 			cmd := exec.Command(unshare, args...)
 			cmd.Env = append(os.Environ(), inside+"=1")
 			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

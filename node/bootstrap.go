@@ -106,6 +106,11 @@ func (n *Node) begin(ctx context.Context) (facts, error) {
 	if n.cfg.Pool.IsValid() {
 		pool = n.cfg.Pool
 	}
+	if n.wantsTUN() { // before anything is written: the pool is fixed from then on
+		if err := poolIsFree(pool); err != nil {
+			return facts{}, err
+		}
+	}
 	f := newFacts(key, pool)
 	now := n.cfg.Now()
 	err := n.store.Admit(ctx, cluster.Admission{

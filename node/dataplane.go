@@ -52,13 +52,8 @@ func (n *Node) openDataplane(f facts) (tun.Device, string, error) {
 }
 
 func (n *Node) openTUN(f facts, inner [2]netip.Addr) (tun.Device, error) {
-	routes, err := vpn.OverlappingRoutes(f.pool)
-	if err != nil {
-		return nil, fmt.Errorf("read routes: %w", err)
-	}
-	if len(routes) > 0 {
-		return nil, hintf("begin the cluster with another --pool, or run with --dataplane userspace",
-			"the pool %s overlaps routes of this host: %s", f.pool, strings.Join(routes, ", "))
+	if err := poolIsFree(f.pool); err != nil {
+		return nil, err
 	}
 	return vpn.OpenTUN(vpn.TUNConfig{
 		MTU: tunnelMTU,
@@ -69,6 +64,25 @@ func (n *Node) openTUN(f facts, inner [2]netip.Addr) (tun.Device, error) {
 		StateDir:   n.cfg.Data,
 		Log:        n.log.With("component", "tun"),
 	})
+}
+
+// wantsTUN says whether a TUN device will be tried that can be had.
+func (n *Node) wantsTUN() bool {
+	return n.cfg.TUN == nil && (n.cfg.Dataplane == DataplaneTUN ||
+		n.cfg.Dataplane == DataplaneAuto && runtime.GOOS == "linux" && os.Geteuid() == 0)
+}
+
+// poolIsFree refuses a pool that this host reaches some other way.
+func poolIsFree(pool netip.Prefix) error {
+	routes, err := vpn.OverlappingRoutes(pool)
+	if err != nil {
+		return fmt.Errorf("read routes: %w", err)
+	}
+	if len(routes) > 0 {
+		return hintf("begin the cluster with another --pool, or run with --dataplane userspace",
+			"the pool %s overlaps routes of this host: %s", pool, strings.Join(routes, ", "))
+	}
+	return nil
 }
 
 func explainTUN(err error) error {
