@@ -16,6 +16,9 @@ const (
 	hintInterval  = 250 * time.Millisecond // of starters
 	collectMember = 200 * time.Millisecond // after the first, for others to answer too
 	maxFound      = 32
+	memberHints   = 12 // of a new member, at hintInterval
+	claimHints    = 4  // of one that begins, at claimInterval
+	claimInterval = 25 * time.Millisecond
 )
 
 // FindConfig is what a gateway looks for its cluster with on the LAN.
@@ -77,8 +80,23 @@ func Announce(ctx context.Context, cfg FindConfig) error {
 		return err
 	}
 	defer f.conn.Close()
-	if err := f.announce(roleMember); err != nil {
-		return err
+	return f.repeat(ctx, roleMember, hintInterval, memberHints)
+}
+
+// repeat says what we are n times, for those who miss one, and then stays
+// until ctx ends to answer whoever asks.
+func (f *finder) repeat(ctx context.Context, r role, every time.Duration, n int) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for range n {
+		if err := f.announce(r); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
 	}
 	<-ctx.Done()
 	return nil
@@ -196,9 +214,11 @@ func (f *finder) elect(ctx context.Context, seen <-chan sighting) ([]netip.AddrP
 		was := as
 		var begin bool
 		if as, begin = e.decide(time.Since(began)); begin {
-			// Once more, for those who missed it: it must last them until we
-			// are a member.
-			return nil, f.announce(as)
+			// A few times more, for those who missed it: it must last them
+			// until we are a member.
+			last, cancel := context.WithTimeout(ctx, claimHints*claimInterval)
+			defer cancel()
+			return nil, f.repeat(last, as, claimInterval, claimHints)
 		}
 		if odd || as != was {
 			if err := f.announce(as); err != nil {

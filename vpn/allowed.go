@@ -26,7 +26,12 @@ func (a *allowedIPs) lookup(addr netip.Addr) *peer {
 }
 
 // insert gives the prefixes to p, taking them from whoever has them.
-func (a *allowedIPs) insert(p *peer, prefixes []netip.Prefix) {
+func (a *allowedIPs) insert(p *peer, prefixes []netip.Prefix) { a.put(p, prefixes, true) }
+
+// claim gives those of the prefixes to p that nobody has.
+func (a *allowedIPs) claim(p *peer, prefixes []netip.Prefix) { a.put(p, prefixes, false) }
+
+func (a *allowedIPs) put(p *peer, prefixes []netip.Prefix, take bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	t := a.table.Load()
@@ -34,7 +39,9 @@ func (a *allowedIPs) insert(p *peer, prefixes []netip.Prefix) {
 		t = new(bart.Table[*peer])
 	}
 	for _, prefix := range prefixes {
-		t = t.InsertPersist(prefix, p)
+		if owner, ok := t.Get(prefix); !ok || take && owner != p {
+			t = t.InsertPersist(prefix, p)
+		}
 	}
 	a.table.Store(t)
 }

@@ -34,5 +34,7 @@ const (
 	stagedPerPeer = 16                     // packets waiting for keys, per device
 	stagedTotal   = 4096                   // the same, all devices
 	fenceRetry    = 500 * time.Millisecond // what the fence held back is tried again after this time
-	receiveErrors = 10                     // consecutive socket errors before Run fails
+	minBackoff    = time.Millisecond       // pause after the first failed read of the socket or the TUN; doubled up to
+	maxBackoff    = time.Second            // this while they go on failing
+	warnInterval  = time.Minute            // the least time between two warnings of one reading goroutine
 )

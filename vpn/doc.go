@@ -38,6 +38,16 @@
 // Handshake and transport messages leave only before the deadline last given to [Gateway.Allow]. It is read
 // after sealing, once per batch, so a process that was frozen says nothing when it thaws.
 //
+// # Faults
+//
+// Only the end of the socket or of the TUN ends a gateway. What the bind cannot take apart counts as malformed, other
+// errors are counted and tried again after 1 ms to 1 s. A batch that segmentation offload cannot send to a device,
+// because the path's MTU is smaller than its messages, is sent again message by message, as is all that follows until
+// the next handshake.
+//
+// The store may change while a handshake worker goes by what it said before. So [Gateway.Refresh] raises a generation
+// first, and a worker that finds it raised after its session can be found looks the device up again itself.
+//
 // # Keys and counters
 //
 // A sealing key and its counter live in one struct behind one mutex, the counter is taken and raised where the
@@ -73,11 +83,13 @@
 //	RejectAfterTime (§6.2)                          keypair.go    TestQuietSessionEndsWithItsKeys, TestExpiredKeysAreErased
 //	everything erased after 540 s (§6.3)            sweep.go      TestQuietSessionEndsWithItsKeys, TestForgottenSessionLeavesNoSecrets
 //	RekeyTimeout, jitter, RekeyAttemptTime (§6.4)   sweep.go      TestTakeoverKeepsInitiatingAndGivesUp, TestDataKeepsHandshakesGoing
-//	new handshake after 15 s of silence (§6.5)      timers.go     TestNothingHeardForFifteenSeconds
+//	too soon is made up for (§6.1)                  initiate.go   TestNoHandshakeIsLeftWithoutATimer
+//	late responses are refused                      handshake.go  TestResponseHeldBackCompletesNothing
+//	new handshake after 15 s of silence (§6.5)      timers.go     TestNothingHeardForFifteenSeconds, TestSilenceClearsTheSource
 //	passive keepalive (§6.5)                        timers.go     TestPassiveKeepalive, TestKeepalivesAreNotAnswered
 //	packets wait for keys                           transmit.go   TestPacketsWaitForKeys, TestStagingIsBounded
 //	padding to 16, at most to the MTU (§5.4.6)      message.go    TestPadding, FuzzTUN
-//	cryptokey routing, both ways (§2)               allowed.go    TestAllowedIPs, TestSpoofedInnerSource, FuzzInner
+//	cryptokey routing, both ways (§2)               allowed.go    TestAllowedIPs, TestAddressComesBack, TestSpoofedInnerSource, FuzzInner
 //	roaming (§2.1)                                  receive.go    TestRoaming
 //
 // Cookies as their sender, under load, are not made yet.

@@ -15,7 +15,7 @@ const (
 	// Confirmed: new keys are in use, at each rekey too. As responder: the first authenticated transport packet under
 	// them came in; as initiator: the response authenticated.
 	Confirmed
-	// Roamed: the confirmed address changed without new keys.
+	// Roamed: the confirmed address changed without new keys, once or more since this was told last.
 	Roamed
 	// Sent: an initiation with timestamp Sent is about to leave. Notify returns before it leaves.
 	Sent
@@ -39,8 +39,8 @@ func (k EventKind) String() string {
 	return "unknown"
 }
 
-// Event is told to Config.Notify. Those of one device come in the order in which they happened, one at a time, except
-// Sent, which is told by a handshake worker.
+// Event is told to Config.Notify. Those of one device come in the order in which they happened, Gone before what its
+// next session tells, one at a time, except Sent, which is told by a handshake worker.
 type Event struct {
 	Kind      EventKind
 	Device    Key
@@ -53,19 +53,25 @@ type Event struct {
 }
 
 // outbox keeps events until the notifier has told them, so that neither the packet path nor a lock waits for Notify.
-// It holds at most a few events per handshake.
+// It holds at most a few events per handshake: a device that roams has one that tells where it is by then.
 type outbox struct {
 	wake chan struct{} // capacity 1
 
-	mu     sync.Mutex // guards the field below
-	events []Event
+	mu      sync.Mutex // guards the field below
+	notices []*notice
+}
+
+// notice is an event that waits to be told.
+type notice struct {
+	Event
+	roamer *peer // of Roamed, else nil
 }
 
 func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1)} }
 
-func (o *outbox) put(e Event) {
+func (o *outbox) put(n *notice) {
 	o.mu.Lock()
-	o.events = append(o.events, e)
+	o.notices = append(o.notices, n)
 	o.mu.Unlock()
 	select {
 	case o.wake <- struct{}{}:
@@ -73,10 +79,25 @@ func (o *outbox) put(e Event) {
 	}
 }
 
-func (o *outbox) take() []Event {
+func (o *outbox) take() []*notice {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	events := o.events
-	o.events = nil
-	return events
+	notices := o.notices
+	o.notices = nil
+	return notices
+}
+
+// settle returns the event to be told now.
+func (n *notice) settle() Event {
+	p := n.roamer
+	if p == nil {
+		return n.Event
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.roamed == n { // else a handshake was confirmed since, whose event follows
+		p.roamed = nil
+		n.Endpoint = p.endpoint.Load().addr
+	}
+	return n.Event
 }

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -57,9 +58,10 @@ type Gateway struct {
 	outbox     *outbox
 	requests   *requests
 	handshakes chan datagram
-	allowUntil atomic.Int64 // the fence, since start
-	staged     atomic.Int64 // packets waiting for keys, all devices
-	confirmed  atomic.Int64 // devices with a current keypair
+	allowUntil atomic.Int64  // the fence, since start
+	staged     atomic.Int64  // packets waiting for keys, all devices
+	confirmed  atomic.Int64  // devices with a current keypair
+	generation atomic.Uint64 // of what Lookup says: raised by Refresh
 	count      counters
 
 	pending pending
@@ -136,8 +138,8 @@ func (g *Gateway) open() (err error) {
 	return nil
 }
 
-// Run moves packets until ctx is done, which is no error, or a part fails. It may be called once; afterwards the port
-// and the TUN are closed.
+// Run moves packets until ctx is done, which is no error, or the port or the TUN is closed by somebody else. Other
+// errors of theirs are counted and tried again. It may be called once; afterwards the port and the TUN are closed.
 func (g *Gateway) Run(ctx context.Context) error {
 	g.life.Lock()
 	switch {
@@ -202,8 +204,8 @@ func (g *Gateway) notify(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-g.outbox.wake:
-			for _, e := range g.outbox.take() {
-				g.cfg.Notify(e)
+			for _, n := range g.outbox.take() {
+				g.cfg.Notify(n.settle())
 			}
 		}
 	}
@@ -250,12 +252,26 @@ func (g *Gateway) send(messages [][]byte, to *endpoint) bool {
 	}
 	for len(messages) > 0 {
 		n := min(len(messages), g.batch)
-		if err := g.cfg.Bind.Send(messages[:n], to.Endpoint); err != nil {
+		if to.single.Load() {
+			n = 1
+		}
+		err := g.cfg.Bind.Send(messages[:n], to.Endpoint)
+		if n > 1 && tooLarge(err) {
+			to.single.Store(true)
+			continue // the same messages again: those that did leave are replays to the device
+		}
+		if err != nil {
 			g.sendFailed(to, err)
 		}
 		messages = messages[n:]
 	}
 	return true
+}
+
+// tooLarge reports whether a batch may have been refused for its form: segmentation offload does not fragment, so the
+// kernel refuses segments that exceed the path's MTU, with the one or the other error by its version.
+func tooLarge(err error) bool {
+	return errors.Is(err, syscall.EMSGSIZE) || errors.Is(err, syscall.EINVAL)
 }
 
 func (g *Gateway) sendFailed(to *endpoint, err error) {

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdh"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Why a handshake message is refused. All are counted, none is answered.
@@ -122,6 +123,15 @@ type outgoing struct {
 	symmetric
 	ephemeral *ecdh.PrivateKey
 	local     uint32
+	made      time.Duration // since start
+}
+
+// late reports whether a response is not accepted any more. Where none came, the next initiation has taken this one's
+// place by then. But where the device's own handshake was confirmed meanwhile there is no next one, and whoever holds
+// the response back on its way could complete it whenever he likes. Until then it is accepted, because the device that
+// made it counts on it.
+func (out *outgoing) late(now time.Duration) bool {
+	return now-out.made > RekeyTimeout+rekeyTimeoutJitter
 }
 
 // initiate makes an initiation, without macs. It costs two X25519.

@@ -38,6 +38,7 @@ func (g *Gateway) initiate(q request) {
 		g.postpone(q.peer)
 		return
 	}
+	generation := g.generation.Load()
 	d, ok := g.cfg.Lookup(q.key)
 	if !ok {
 		g.count.unknownDevice.Add(1)
@@ -46,10 +47,12 @@ func (g *Gateway) initiate(q request) {
 	}
 	p, err := g.initiator(q, d)
 	if err != nil {
+		g.requests.cancel(q.key)
 		g.cfg.Log.Debug("initiate", "error", err)
 		return
 	}
 	to, begun := g.begin(p, q, d)
+	g.recheck(q.key, generation)
 	if !begun {
 		return
 	}
@@ -64,6 +67,9 @@ func (g *Gateway) initiate(q request) {
 		return
 	}
 	g.cfg.Notify(e)
+	if p.dead.Load() { // dropped meanwhile
+		return
+	}
 	if !g.send([][]byte{m[:]}, to) {
 		g.postpone(p)
 		return
@@ -97,20 +103,24 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 	if q.peer != nil {
 		defer p.queued.Store(false) // not before the retransmission is running
 	}
+	wanted := q.takeover == nil || g.requests.begun(q)
 	if p.dead.Load() {
 		return nil, false
 	}
+	if !wanted {
+		g.schedule.at(p, now) // it may have been made for this
+		return nil, false
+	}
 	g.apply(p, d)
-	recent := p.sentHandshake.Load() != 0 && now-time.Duration(p.sentHandshake.Load()) < RekeyTimeout
-	switch {
-	case q.target != nil:
-		if recent && p.target != nil && p.target.addr == q.target.addr {
-			return nil, false
-		}
+	sent := time.Duration(p.sentHandshake.Load())
+	recent := sent != 0 && now-sent < RekeyTimeout
+	if recent && (q.target == nil || p.target != nil && p.target.addr == q.target.addr) {
+		g.await(p, q, sent)
+		return nil, false
+	}
+	if q.target != nil {
 		p.target, p.established = q.target, true
 		g.route(p)
-	case recent:
-		return nil, false
 	}
 	if to = p.target; to == nil {
 		to = p.endpoint.Load()
@@ -126,6 +136,20 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 	p.timers.retransmit.Store(int64(at))
 	g.schedule.at(p, at)
 	return to, true
+}
+
+// await retransmits when RekeyTimeout has passed since the handshake message sent last, which was our response perhaps,
+// if something waits for a handshake and no retransmission is running. Under p.mu.
+func (g *Gateway) await(p *peer, q request, sent time.Duration) {
+	if p.timers.retransmit.Load() != 0 || !q.retry && q.target == nil && len(p.staged) == 0 {
+		return
+	}
+	if !q.retry {
+		p.attempts = 0
+	}
+	at := sent + RekeyTimeout + jitter()
+	p.timers.retransmit.Store(int64(at))
+	g.schedule.at(p, at)
 }
 
 // postpone tries again soon what the fence has held back. It is no attempt: when the device is reached is not known.
@@ -175,6 +199,7 @@ func (g *Gateway) makeInitiation(p *peer, to *endpoint) (m [initiationSize]byte,
 		return m, e, errDead
 	}
 	g.abandon(p)
+	out.made = g.now()
 	p.pending = out
 	g.pending.put(local, p)
 	g.putMACs(p, m[:])
@@ -206,7 +231,7 @@ func (g *Gateway) handleResponse(m []byte, from *endpoint) {
 	}
 	p.mu.Lock()
 	out := p.pending
-	if out == nil || out.local != le.Uint32(m[8:]) {
+	if out == nil || out.local != le.Uint32(m[8:]) || out.late(g.now()) {
 		p.mu.Unlock()
 		g.count.badHandshake.Add(1)
 		return

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"sync/atomic"
@@ -135,9 +136,15 @@ func TestErrorsOfTheSocketAreSurvived(t *testing.T) {
 		})
 		c := w.client(1, g.addr)
 		c.ping(t)
-		flaky.receive.Store(5)
-		if lost := c.pings(20); lost != 5 {
-			t.Errorf("%d pings lost", lost)
+		for _, err := range []error{errors.New("splitting coalesced packet resulted in overflow"), syscall.ENOBUFS, &net.OpError{Op: "read", Err: syscall.ENOMEM}} {
+			flaky.fault = err
+			flaky.receive.Store(15)
+			if lost := c.pings(30); lost != 15 {
+				t.Errorf("%v: %d pings lost", err, lost)
+			}
+		}
+		if s := g.Stats(); s.Malformed != 15 || s.ReceiveErrors != 30 {
+			t.Errorf("%+v", s)
 		}
 		flaky.send.Store(3)
 		if c.Ping(inner4, time.Second) || g.Stats().SendErrors != 1 {
@@ -152,6 +159,7 @@ func TestErrorsOfTheSocketAreSurvived(t *testing.T) {
 type flakyBind struct {
 	conn.Bind
 	receive, send atomic.Int64
+	fault         error // of receive; set before it
 }
 
 func (b *flakyBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
@@ -160,7 +168,7 @@ func (b *flakyBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		fns[i] = func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 			n, err := fn(bufs, sizes, eps)
 			if err == nil && b.receive.Add(-1) >= 0 {
-				return 0, errors.New("out of luck")
+				return 0, b.fault
 			}
 			return n, err
 		}

@@ -37,7 +37,8 @@ type peer struct {
 	received, sent Timestamp // greatest known, local or not
 	lastInitiation time.Duration
 	attempts       int
-	established    bool // was confirmed, or made by Initiate: the cluster knows of it
+	roamed         *notice // tells the confirmed address when it is told; nil: none waits
+	established    bool    // was confirmed, or made by Initiate: the cluster knows of it
 	handshake      time.Time
 	since          time.Time
 	staged         [][]byte // packets waiting for keys, oldest first, each with room for header, padding and tag
@@ -48,11 +49,13 @@ type peer struct {
 	schedulePosition
 }
 
-// endpoint is an address in the form that the bind sends to, with what is compared per packet. It is immutable.
+// endpoint is an address in the form that the bind sends to, with what is compared per packet. But for single it is
+// immutable.
 type endpoint struct {
 	conn.Endpoint
-	addr netip.AddrPort
-	src  netip.Addr // our address that the device talks to, where the bind knows it
+	addr   netip.AddrPort
+	src    netip.Addr  // our address that the device talks to, where the bind knows it
+	single atomic.Bool // batches are refused: one message at a time. The next handshake, with a new endpoint, tries again
 }
 
 func newEndpoint(ep conn.Endpoint) *endpoint {

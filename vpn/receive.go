@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -25,26 +26,33 @@ type receiver struct {
 	data  bool
 }
 
-// receiveFrom opens what comes in on one socket.
+// receiveFrom opens what comes in on one socket. Only the socket's end ends it: no datagram that somebody sends and no
+// shortage of the host's may stop a gateway.
 func (g *Gateway) receiveFrom(ctx context.Context, receive conn.ReceiveFunc) error {
 	buffers, sizes, endpoints := makeBuffers(g.batch), make([]int, g.batch), make([]conn.Endpoint, g.batch)
 	r := &receiver{g: g, out: make([][]byte, 0, g.batch)}
-	for failed := 0; ; {
+	pause := backoff{log: g.cfg.Log}
+	for {
 		n, err := receive(buffers, sizes, endpoints)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if failed++; failed > receiveErrors || errors.Is(err, net.ErrClosed) {
-				return fmt.Errorf("receive: %w", err)
-			}
+		var socket net.Error // syscall.Errno is one, too
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("receive: %w", err)
+		case !errors.As(err, &socket): // the bind could not make sense of what somebody sent
+			g.count.malformed.Add(1)
 			g.cfg.Log.Debug("receive", "error", err)
-			if !sleep(ctx, time.Second/3) {
+			continue
+		default:
+			g.count.receiveErrors.Add(1)
+			if !pause.failed(ctx, "receive", err) {
 				return nil
 			}
 			continue
 		}
-		failed = 0
+		pause.succeeded()
 		now := g.now()
 		for i := range n {
 			if sizes[i] > 0 { // else the endpoint is stale
@@ -62,6 +70,27 @@ func makeBuffers(n int) [][]byte {
 	}
 	return buffers
 }
+
+// backoff paces a loop whose reading fails: it waits minBackoff after the first error and twice as long after each
+// further one, up to maxBackoff, and warns once per warnInterval.
+type backoff struct {
+	log    *slog.Logger
+	wait   time.Duration
+	warned time.Time // zero: never
+}
+
+// failed waits; it reports whether ctx was not done before.
+func (b *backoff) failed(ctx context.Context, doing string, err error) bool {
+	level := slog.LevelDebug
+	if now := time.Now(); b.warned.IsZero() || now.Sub(b.warned) >= warnInterval {
+		level, b.warned = slog.LevelWarn, now
+	}
+	b.log.Log(ctx, level, doing, "error", err)
+	b.wait = min(max(2*b.wait, minBackoff), maxBackoff)
+	return sleep(ctx, b.wait)
+}
+
+func (b *backoff) succeeded() { b.wait = 0 }
 
 // sleep reports whether ctx was not done before.
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -22,6 +22,7 @@ func (g *Gateway) handleInitiation(d *datagram) {
 		g.count.badHandshake.Add(1)
 		return
 	}
+	generation := g.generation.Load()
 	device, ok := g.cfg.Lookup(in.device)
 	if !ok {
 		g.count.unknownDevice.Add(1)
@@ -36,56 +37,62 @@ func (g *Gateway) handleInitiation(d *datagram) {
 		g.count.fenced.Add(1)
 		return
 	}
-	switch err := g.answer(in, device, from, len(m)); {
+	p, response, err := g.answer(in, device, from)
+	g.recheck(in.device, generation)
+	switch {
+	case err == nil:
+		p.rxBytes.Add(uint64(len(m)))
+		g.sendResponse(p, response, from)
 	case errors.Is(err, errStale):
 		g.count.staleTimestamp.Add(1)
 	case errors.Is(err, errFrequent):
 		g.count.tooFrequent.Add(1)
 	case errors.Is(err, errHandshake), errors.Is(err, errLowOrder):
 		g.count.badHandshake.Add(1)
-	case err != nil:
+	default:
 		g.cfg.Log.Debug("answer initiation", "error", err)
 	}
 }
 
-// answer proves the device, sends the response to its candidate address and keeps the new keys as next.
-func (g *Gateway) answer(in *incoming, d Device, from *endpoint, size int) error {
-	p := g.peer(d.Key)
-	if p == nil {
-		fresh, err := g.newPeer(d)
-		if err != nil {
-			return err
+// answer proves the device, keeps the new keys as next and makes the response to its candidate address.
+func (g *Gateway) answer(in *incoming, d Device, from *endpoint) (p *peer, response []byte, err error) {
+	if p = g.peer(d.Key); p == nil {
+		if p, err = g.newPeer(d); err != nil {
+			return nil, nil, err
 		}
-		p = fresh
 	}
 	ts, psk, err := g.accept(p, in, d)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	live := g.adopt(p)
 	if live != p { // another worker was faster, with another initiation of the same device
-		return errFrequent
+		return nil, nil, errFrequent
 	}
 	local, err := g.indices.reserve()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	m, k, err := in.respond(p.public, &psk, local)
 	clear(psk[:])
 	if err != nil {
 		g.indices.release(local)
-		return err
+		return nil, nil, err
 	}
 	if err := g.offer(p, ts, newKeypair(p, &k, g.now(), false), m[:], from); err != nil {
-		return err
+		return nil, nil, err
 	}
-	p.rxBytes.Add(uint64(size))
-	if g.send([][]byte{m[:]}, from) {
-		g.count.responsesSent.Add(1)
-		p.txBytes.Add(responseSize)
-		p.timers.anySent()
+	return p, m[:], nil
+}
+
+// sendResponse lets a response leave, unless its session was dropped meanwhile.
+func (g *Gateway) sendResponse(p *peer, m []byte, to *endpoint) {
+	if p.dead.Load() || !g.send([][]byte{m}, to) {
+		return
 	}
-	return nil
+	g.count.responsesSent.Add(1)
+	p.txBytes.Add(responseSize)
+	p.timers.anySent()
 }
 
 // accept authenticates an initiation as p's and refuses replays and floods (whitepaper §5.1).
@@ -129,7 +136,7 @@ func (g *Gateway) offer(p *peer, ts Timestamp, kp *keypair, m []byte, from *endp
 	g.schedule.at(p, kp.created+RejectAfterTime)
 	e := p.event(Answered, g.cfg.Now())
 	e.Endpoint, e.Initiator = from.addr, false
-	g.outbox.put(e)
+	g.outbox.put(&notice{Event: e})
 	return nil
 }
 
@@ -163,7 +170,8 @@ func (g *Gateway) establish(p *peer, from *endpoint) {
 	}
 	g.route(p)
 	g.count.confirmed.Add(1)
-	g.outbox.put(p.event(Confirmed, p.handshake))
+	g.outbox.put(&notice{Event: p.event(Confirmed, p.handshake)})
+	p.roamed = nil // what comes now is told after it
 }
 
 // roam follows a device to a new address, from which a packet under confirmed keys has come.
@@ -175,7 +183,8 @@ func (g *Gateway) roam(p *peer, from *endpoint) {
 		return
 	}
 	p.endpoint.Store(from)
-	if old != nil && old.addr != from.addr {
-		g.outbox.put(p.event(Roamed, g.cfg.Now()))
+	if old != nil && old.addr != from.addr && p.roamed == nil {
+		p.roamed = &notice{p.event(Roamed, g.cfg.Now()), p}
+		g.outbox.put(p.roamed)
 	}
 }

@@ -94,31 +94,67 @@ func (p *peer) update(d Device) {
 }
 
 // apply is update with a change of addresses followed. Under p.mu.
-func (g *Gateway) apply(p *peer, d Device) {
+func (g *Gateway) apply(p *peer, d Device) { g.bestow(p, g.withdraw(p, d)) }
+
+// withdraw is update with the addresses that are p's no longer taken from it. Under p.mu.
+func (g *Gateway) withdraw(p *peer, d Device) (changed bool) {
 	before := p.addresses
 	p.update(d)
-	if p.routed && !slices.Equal(before, p.addresses) {
-		g.allowed.remove(p, before)
+	changed = !slices.Equal(before, p.addresses)
+	if changed && p.routed {
+		lost := slices.DeleteFunc(slices.Clone(before), func(a netip.Prefix) bool { return slices.Contains(p.addresses, a) })
+		g.allowed.remove(p, lost)
+	}
+	return changed
+}
+
+// bestow gives p its addresses: where they have changed, whoever has them; else those that nobody has, as when another
+// device had one of them meanwhile. Under p.mu.
+func (g *Gateway) bestow(p *peer, changed bool) {
+	switch {
+	case !p.routed:
+	case changed:
 		g.allowed.insert(p, p.addresses)
+	default:
+		g.allowed.claim(p, p.addresses)
 	}
 }
 
-// route lets packets for the device's addresses come to p. Under p.mu.
+// route lets packets for the device's addresses come to p, whoever had them before. Under p.mu.
 func (g *Gateway) route(p *peer) {
-	if !p.routed {
-		p.routed = true
-		g.allowed.insert(p, p.addresses)
-	}
+	p.routed = true
+	g.allowed.insert(p, p.addresses)
 }
 
 // Refresh looks devices up again because the store has changed, all live ones when none is named: those that are gone
-// or disabled are dropped, changed addresses are applied at once, a changed preshared key at the next handshake.
+// or disabled are dropped, changed addresses are applied at once, a changed preshared key at the next handshake. A
+// handshake that is being answered or begun by what the store said before is looked up again by its worker.
 func (g *Gateway) Refresh(keys ...Key) {
+	g.generation.Add(1) // before the devices are looked for: a worker that makes one afterwards sees it
 	if len(keys) == 0 {
 		for _, p := range g.live() {
 			keys = append(keys, p.key)
 		}
 	}
+	g.refresh(keys...)
+}
+
+// recheck looks a device up again if the store has changed since that generation, in which it was looked up for a
+// handshake: Refresh may have found nothing to refresh yet.
+func (g *Gateway) recheck(k Key, generation uint64) {
+	if g.generation.Load() != generation {
+		g.refresh(k)
+	}
+}
+
+// refresh takes all addresses away that are to be taken away before it gives any, so that one which passes from device
+// to device is not lost, whatever the order of keys.
+func (g *Gateway) refresh(keys ...Key) {
+	type refreshed struct {
+		*peer
+		changed bool
+	}
+	var rest []refreshed
 	for _, k := range keys {
 		p := g.peer(k)
 		if p == nil {
@@ -131,15 +167,23 @@ func (g *Gateway) Refresh(keys ...Key) {
 		}
 		p.mu.Lock()
 		if !p.dead.Load() {
-			g.apply(p, d)
+			rest = append(rest, refreshed{p, g.withdraw(p, d)})
+		}
+		p.mu.Unlock()
+	}
+	for _, p := range rest {
+		p.mu.Lock()
+		if !p.dead.Load() {
+			g.bestow(p.peer, p.changed)
 		}
 		p.mu.Unlock()
 	}
 }
 
 // Drop forgets a session at once, because another gateway has a newer one: nothing more is sent, the keys are erased,
-// and what still comes in under them is not accepted.
+// and what still comes in under them is not accepted. A takeover that has not begun yet does not.
 func (g *Gateway) Drop(k Key) {
+	g.requests.cancel(k) // first: a takeover that begins before has a session that is found
 	if p := g.peer(k); p != nil {
 		g.forget(p, true)
 	}
@@ -148,12 +192,16 @@ func (g *Gateway) Drop(k Key) {
 // forget ends p. The cluster is told if it knows of the session.
 func (g *Gateway) forget(p *peer, dropped bool) {
 	p.mu.Lock()
-	if p.dead.Swap(true) {
+	if p.dead.Load() {
 		p.mu.Unlock()
 		return
 	}
-	gone := p.event(Gone, g.cfg.Now())
-	gone.Dropped, gone.Initiator = dropped, gone.Initiator || p.handshake.IsZero()
+	if p.established { // told before the device's next session can begin, which waits for dead
+		gone := p.event(Gone, g.cfg.Now())
+		gone.Dropped, gone.Initiator = dropped, gone.Initiator || p.handshake.IsZero()
+		g.outbox.put(&notice{Event: gone})
+	}
+	p.dead.Store(true)
 	current := p.current.Swap(nil)
 	if current != nil {
 		g.confirmed.Add(-1)
@@ -165,9 +213,6 @@ func (g *Gateway) forget(p *peer, dropped bool) {
 	if p.routed {
 		p.routed = false
 		g.allowed.remove(p, p.addresses)
-	}
-	if p.established {
-		g.outbox.put(gone)
 	}
 	clear(p.secret[:])
 	clear(p.psk[:])

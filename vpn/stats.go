@@ -18,7 +18,7 @@ type Stats struct {
 	Confirmed           uint64 // handshakes confirmed, both roles
 	GivenUp             uint64 // handshakes given up
 
-	Malformed       uint64 // datagrams of no known type and length
+	Malformed       uint64 // datagrams of no known type and length, and batches that the bind could not take apart
 	BadMAC          uint64 // handshake messages whose mac1 is wrong
 	QueueFull       uint64 // handshake messages dropped before a worker saw them
 	BadHandshake    uint64 // handshake messages that do not authenticate, or answer nothing
@@ -35,6 +35,8 @@ type Stats struct {
 	Overflow        uint64 // packets waiting for keys that were pushed out or given up
 	Fenced          uint64 // messages held back by the sender's fence
 	SendErrors      uint64
+	ReceiveErrors   uint64 // of the socket
+	ReadErrors      uint64 // of the TUN
 	WriteErrors     uint64 // batches that the TUN refused, whole or in part
 	RequestsDropped uint64 // own initiations dropped because too many were waiting
 }
@@ -46,7 +48,8 @@ type counters struct {
 	responsesSent, responsesReceived, cookiesReceived, confirmed, givenUp                  atomic.Uint64
 	malformed, badMAC, queueFull, badHandshake, unknownDevice, staleTimestamp, tooFrequent atomic.Uint64
 	unknownIndex, expired, forged, replayed, badPacket, badSource                          atomic.Uint64
-	noSession, overflow, fenced, sendErrors, writeErrors, requestsDropped                  atomic.Uint64
+	noSession, overflow, fenced, requestsDropped                                           atomic.Uint64
+	sendErrors, receiveErrors, readErrors, writeErrors                                     atomic.Uint64
 }
 
 // Stats returns the counters. It may be called at any time.
@@ -62,6 +65,7 @@ func (g *Gateway) Stats() Stats {
 		UnknownDevice: c.unknownDevice.Load(), StaleTimestamp: c.staleTimestamp.Load(), TooFrequent: c.tooFrequent.Load(),
 		UnknownIndex: c.unknownIndex.Load(), Expired: c.expired.Load(), Forged: c.forged.Load(), Replayed: c.replayed.Load(),
 		BadPacket: c.badPacket.Load(), BadSource: c.badSource.Load(), NoSession: c.noSession.Load(), Overflow: c.overflow.Load(),
-		Fenced: c.fenced.Load(), SendErrors: c.sendErrors.Load(), WriteErrors: c.writeErrors.Load(), RequestsDropped: c.requestsDropped.Load(),
+		Fenced: c.fenced.Load(), SendErrors: c.sendErrors.Load(), ReceiveErrors: c.receiveErrors.Load(),
+		ReadErrors: c.readErrors.Load(), WriteErrors: c.writeErrors.Load(), RequestsDropped: c.requestsDropped.Load(),
 	}
 }

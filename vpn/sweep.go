@@ -42,6 +42,9 @@ func (g *Gateway) tick(p *peer, now time.Duration) {
 		}
 	}
 	if due(&p.timers.handshake, now) {
+		p.mu.Lock()
+		g.clearSource(p)
+		p.mu.Unlock()
 		g.want(p, now)
 	}
 	if g.expire(p, now) {
@@ -77,6 +80,9 @@ func (g *Gateway) expire(p *peer, now time.Duration) (forget bool) {
 			g.clearSource(p)
 			g.request(p, true)
 		}
+	}
+	if p.pending != nil && p.pending.late(now) && p.timers.retransmit.Load() == 0 && !p.queued.Load() {
+		g.abandon(p)
 	}
 	if due(&p.timers.erase, now) {
 		return true

@@ -17,22 +17,27 @@ type transmitter struct {
 	out [][]byte // sealed messages of the run at hand
 }
 
-// transmit seals what comes from the TUN.
+// transmit seals what comes from the TUN. Only the TUN's end ends it: what one packet makes Read say stops no other.
 func (g *Gateway) transmit(ctx context.Context) error {
 	n := g.cfg.TUN.BatchSize()
 	buffers, sizes := makeBuffers(n), make([]int, n)
 	t := &transmitter{g: g, out: make([][]byte, 0, n)}
+	pause := backoff{log: g.cfg.Log}
 	for {
 		n, err := g.cfg.TUN.Read(buffers, sizes, headerSize)
 		t.batch(buffers[:n], sizes, g.now())
 		switch {
 		case err == nil || errors.Is(err, tun.ErrTooManySegments):
+			pause.succeeded()
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, os.ErrClosed):
 			return fmt.Errorf("TUN was closed: %w", err)
 		default:
-			return fmt.Errorf("read from TUN: %w", err)
+			g.count.readErrors.Add(1)
+			if !pause.failed(ctx, "read from TUN", err) {
+				return nil
+			}
 		}
 	}
 }
@@ -177,6 +182,10 @@ func (g *Gateway) stage(p *peer, packet []byte, now time.Duration) {
 	p.mu.Unlock()
 	if staged != nil {
 		g.sendStaged(p, staged)
+		return
+	}
+	if p.timers.retransmit.Load() == 0 {
+		g.request(p, false) // a worker sees to it that there is a timer, also where an initiation would be too soon
 		return
 	}
 	g.want(p, now)

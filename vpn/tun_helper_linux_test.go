@@ -35,7 +35,7 @@ import (
 const helperVariable = "GATEMESH_TUN_HELPER"
 
 type tunOrder struct {
-	Do     string // open, close, dial, serve, advertise, overlap
+	Do     string // open, close, close locked, dial, serve, advertise, overlap
 	ID     string // of the TUN
 	Config TUNConfig
 	Device []netip.Addr   // open: addresses of the device
@@ -115,6 +115,17 @@ func (h *tunHelper) obey(o tunOrder) (a tunAnswer, err error) {
 		if again := x.Close(); !errors.Is(again, err) {
 			err = errors.Join(err, fmt.Errorf("second Close: %w", again))
 		}
+		return a, err
+	case "close locked": // as if another gateway were frozen that has the lock
+		ns, err := lockNamespace(time.Second)
+		if err != nil {
+			return a, err
+		}
+		defer ns.unlock()
+		x := h.tuns[o.ID]
+		x.patience = 0
+		err = x.Close()
+		x.device.stop()
 		return a, err
 	case "dial":
 		x := h.tuns[o.ID]

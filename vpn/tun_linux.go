@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
@@ -30,7 +31,8 @@ import (
 type TUN struct {
 	tun.Device
 
-	state     string // directory of the record, or empty
+	state     string        // directory of the record, or empty
+	patience  time.Duration // of Close with the lock of the namespace
 	link      netlink.Link
 	announced bool           // record and aliases are written
 	changes   []sysctlChange // what to revert, as far as known when this gateway opened
@@ -69,7 +71,7 @@ func openTUN(c TUNConfig) (_ *TUN, err error) {
 	if err := checkPermission(); err != nil {
 		return nil, err
 	}
-	ns, err := lockNamespace()
+	ns, err := lockNamespace(lockTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +88,7 @@ func openTUN(c TUNConfig) (_ *TUN, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("create interface %s: %w", c.Name, err)
 	}
-	t := &TUN{Device: device, state: c.StateDir, events: make(chan tun.Event, 8)}
+	t := &TUN{Device: device, state: c.StateDir, patience: lockTimeout, events: make(chan tun.Event, 8)}
 	t.g.Go(t.forwardEvents)
 	if err := t.open(c, ns, others, inherited); err != nil {
 		return nil, errors.Join(err, t.undo())
@@ -184,21 +186,30 @@ func (t *TUN) forwardEvents() error {
 
 // Close removes the nft table and the interface with its addresses and routes,
 // and, if no other gateway of this network namespace is left, sets forwarding back
-// to what it was. It may be called more than once and ends Read with an error.
-// What it cannot undo stays recorded and is undone by the next OpenTUN.
+// to what it was. It may be called more than once and ends Read with an error. The
+// interface goes down at once; where the lock of the namespace cannot be had in 30 s,
+// the rest is undone without it, and the error says so. What it cannot undo stays recorded and is undone by the next OpenTUN.
 func (t *TUN) Close() error {
 	t.closeOnce.Do(func() {
-		ns, err := lockNamespace()
-		if err != nil {
-			t.closeErr = fmt.Errorf("close TUN: %w", errors.Join(err, t.closeDevice()))
-			return
+		down := t.setDown()
+		ns, err := lockNamespace(t.patience)
+		if err == nil {
+			defer ns.unlock()
 		}
-		defer ns.unlock()
-		if err := t.undo(); err != nil {
+		if err := errors.Join(down, err, t.undo()); err != nil {
 			t.closeErr = fmt.Errorf("close TUN: %w", err)
 		}
 	})
 	return t.closeErr
+}
+
+// setDown ends the traffic at once, whoever holds the lock.
+func (t *TUN) setDown() error {
+	err := netlink.LinkSetDown(t.link)
+	if err == nil || errors.Is(err, unix.ENODEV) { // taken away by somebody else: it is down
+		return nil
+	}
+	return fmt.Errorf("set %s down: %w", t.link.Attrs().Name, err)
 }
 
 // undo takes back whatever openTUN did so far, last first.

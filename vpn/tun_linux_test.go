@@ -288,6 +288,20 @@ func TestTUNMeddling(t *testing.T) {
 	expectNoRecord(t, o)
 }
 
+// Another gateway that is frozen with the lock does not keep Close from undoing what this one did.
+func TestTUNClosesWithoutTheLock(t *testing.T) {
+	n := newTestNet(t)
+	before := n.state()
+	gw := startHelper(t, n.gw)
+	o := gatewayOrder(t, 1)
+	gw.must(o)
+	if a := gw.do(tunOrder{Do: "close locked", ID: "1"}); !strings.Contains(a.Error, "another gateway holds it") {
+		t.Errorf("Close says %q", a.Error)
+	}
+	n.expectState("after Close without the lock", before)
+	expectNoRecord(t, o)
+}
+
 // A host that has its IPv6 route from router advertisements keeps it, and hears the next.
 func TestTUNKeepsRouterAdvertisements(t *testing.T) {
 	n := newTestNet(t)

@@ -34,8 +34,8 @@ type namespace struct {
 	boot string // of the kernel
 }
 
-// lockNamespace waits up to lockTimeout.
-func lockNamespace() (_ *namespace, err error) {
+// lockNamespace waits as long for another gateway.
+func lockNamespace(timeout time.Duration) (_ *namespace, err error) {
 	f, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
@@ -45,7 +45,7 @@ func lockNamespace() (_ *namespace, err error) {
 			f.Close()
 		}
 	}()
-	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(timeout); ; time.Sleep(5 * time.Millisecond) {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			break

@@ -74,10 +74,10 @@ type Userspace struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // conversations
 
-	mu       sync.Mutex         // guards the fields below
-	closed   bool               // no conversation begins any more
-	talking  int                // conversations, those being dialed included
-	byDevice map[netip.Addr]int // the same by device address
+	mu       sync.Mutex          // guards the fields below
+	closed   bool                // no conversation begins any more
+	talking  int                 // conversations, those being dialed included
+	byDevice map[netip.Addr]load // by device address
 
 	dialed, refused, failed atomic.Uint64
 }
@@ -86,7 +86,7 @@ type Userspace struct {
 type UserspaceStats struct {
 	Open    int    // connections now, those being dialed included
 	Dialed  uint64 // connections that were made
-	Refused uint64 // destination not allowed, or too many connections
+	Refused uint64 // destination not allowed, or too many connections or dials
 	Failed  uint64 // destination did not answer, or the device went away
 }
 
@@ -119,7 +119,7 @@ func NewUserspace(c UserspaceConfig) (*Userspace, error) {
 		limits:   defaultUserspaceLimits,
 		link:     channel.New(userspaceQueue, uint32(c.MTU), ""),
 		events:   make(chan tun.Event, 1),
-		byDevice: make(map[netip.Addr]int),
+		byDevice: make(map[netip.Addr]load),
 	}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
 	u.stack = stack.New(stack.Options{
@@ -143,7 +143,9 @@ func NewUserspace(c UserspaceConfig) (*Userspace, error) {
 func (u *Userspace) configure() error {
 	sack := tcpip.TCPSACKEnabled(true)
 	cubic := tcpip.CongestionControlOption("cubic")
-	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &cubic} {
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: leastStackBuffer, Default: stackBuffer, Max: mostStackBuffer}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: leastStackBuffer, Default: stackBuffer, Max: mostStackBuffer}
+	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &cubic, &send, &receive} {
 		if err := u.stack.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
 			return fmt.Errorf("set TCP option %T: %s", option, err)
 		}
@@ -171,7 +173,7 @@ func (u *Userspace) configure() error {
 		{Destination: header.IPv4EmptySubnet, NIC: userspaceNIC},
 		{Destination: header.IPv6EmptySubnet, NIC: userspaceNIC},
 	})
-	forwarder := tcp.NewForwarder(u.stack, 0, u.limits.handshakes, u.answer)
+	forwarder := tcp.NewForwarder(u.stack, stackBuffer, u.limits.handshakes, u.answer)
 	u.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.HandlePacket)
 	return nil
 }

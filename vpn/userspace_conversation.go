@@ -3,6 +3,7 @@ package vpn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -19,20 +20,33 @@ import (
 type userspaceLimits struct {
 	conversations int           // all devices; each takes one descriptor and two buffers
 	perDevice     int           // one device address
-	handshakes    int           // connections being dialed; further SYNs are dropped, devices send them again
+	handshakes    int           // connections being made; further SYNs are dropped, devices send them again
+	dials         int           // of these, one device address; further SYNs are refused
 	dial          time.Duration // until a destination has answered
 	idle          time.Duration // neither direction had data
 }
 
 var defaultUserspaceLimits = userspaceLimits{
 	conversations: 4096,
-	perDevice:     1024,
+	perDevice:     256,
 	handshakes:    1024,
+	dials:         64,
 	dial:          10 * time.Second,
 	idle:          2*time.Hour + 4*time.Minute, // RFC 5382 REQ-5
 }
 
-const spliceBuffer = 16 << 10 // bytes, each direction
+const (
+	spliceBuffer     = 16 << 10  // bytes, each direction
+	stackBuffer      = 256 << 10 // the same, of the stack towards the device, to begin with
+	leastStackBuffer = 4 << 10
+	mostStackBuffer  = 1 << 20 // what it may grow to
+)
+
+// load is what a device address has.
+type load struct {
+	talking int // conversations, those being dialed included
+	dialing int // those that are not completed or refused yet
+}
 
 // answer decides on a device's SYN: it is refused with RST, or the destination is
 // dialed, and only then the device's handshake completed, so that the device sees
@@ -47,48 +61,65 @@ func (u *Userspace) answer(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer u.end(device)
+	c, err := u.connect(r, destination)
+	u.answered(device)
+	if err != nil {
+		u.failed.Add(1)
+		u.log.Debug("connection not made", "device", device, "destination", destination, "error", err)
+		return
+	}
+	u.dialed.Add(1)
+	c.run(u.ctx, u.limits.idle)
+}
 
+// connect dials a destination and then completes the device's handshake, or refuses it.
+func (u *Userspace) connect(r *tcp.ForwarderRequest, destination netip.AddrPort) (c conversation, err error) {
 	ctx, cancel := context.WithTimeout(u.ctx, u.limits.dial)
 	host, err := u.dial(ctx, "tcp", destination.String())
 	cancel()
 	if err != nil {
-		u.failed.Add(1)
 		r.Complete(true)
-		u.log.Debug("destination refused", "device", device, "destination", destination, "error", err)
-		return
+		return c, fmt.Errorf("dial: %w", err)
 	}
 	var queue waiter.Queue
 	endpoint, failure := r.CreateEndpoint(&queue)
 	r.Complete(failure != nil)
 	if failure != nil {
-		u.failed.Add(1)
 		reset(host)
-		u.log.Debug("device went away", "device", device, "destination", destination, "error", failure.String())
-		return
+		return c, fmt.Errorf("device went away: %s", failure)
 	}
-	u.dialed.Add(1)
-	c := conversation{device: gonet.NewTCPConn(&queue, endpoint), endpoint: endpoint, host: host}
-	c.run(u.ctx, u.limits.idle)
+	return conversation{device: gonet.NewTCPConn(&queue, endpoint), endpoint: endpoint, host: host}, nil
 }
 
 // begin counts a conversation in, if there may be one more.
 func (u *Userspace) begin(device netip.Addr) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.closed || u.talking >= u.limits.conversations || u.byDevice[device] >= u.limits.perDevice {
+	l := u.byDevice[device]
+	if u.closed || u.talking >= u.limits.conversations || l.talking >= u.limits.perDevice || l.dialing >= u.limits.dials {
 		return false
 	}
 	u.talking++
-	u.byDevice[device]++
+	u.byDevice[device] = load{l.talking + 1, l.dialing + 1}
 	u.wg.Add(1)
 	return true
+}
+
+// answered ends the dialing of a conversation.
+func (u *Userspace) answered(device netip.Addr) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	l := u.byDevice[device]
+	u.byDevice[device] = load{l.talking, l.dialing - 1}
 }
 
 func (u *Userspace) end(device netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.talking--
-	if u.byDevice[device]--; u.byDevice[device] == 0 {
+	if l := u.byDevice[device]; l.talking > 1 {
+		u.byDevice[device] = load{l.talking - 1, l.dialing}
+	} else {
 		delete(u.byDevice, device)
 	}
 	u.wg.Done()

@@ -670,3 +670,73 @@ func BenchmarkUserspace(b *testing.B) {
 		})
 	}
 }
+
+// One device's dials to where nobody answers are in nobody else's way, and what a connection holds is bounded.
+func TestUserspaceDialsPerDevice(t *testing.T) {
+	begun, release := make(chan struct{}, 1024), make(chan struct{})
+	u, err := NewUserspace(UserspaceConfig{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		begun <- struct{}{}
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return nil, errors.New("nobody is there")
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	var send tcpip.TCPSendBufferSizeRangeOption
+	var receive tcpip.TCPReceiveBufferSizeRangeOption
+	for _, option := range []tcpip.GettableTransportProtocolOption{&send, &receive} {
+		if err := u.stack.TransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if send.Max > 1<<20 || receive.Max > 1<<20 || send.Default > 256<<10 || receive.Default > 256<<10 {
+		t.Errorf("%+v, %+v", send, receive)
+	}
+	if u.limits.dials*4 > u.limits.handshakes || u.limits.dials >= u.limits.perDevice {
+		t.Errorf("%+v", u.limits)
+	}
+
+	other := device4.Next()
+	knock := func(device netip.Addr, n int) {
+		for port := range uint16(n) {
+			u.Write([][]byte{tcpSYN(device, netip.AddrPortFrom(server4.Addr(), 1000+port))}, 0)
+		}
+	}
+	resets := func(n int) (got map[netip.Addr]int) {
+		got = make(map[netip.Addr]int)
+		buf := [][]byte{make([]byte, 1<<16)}
+		for range n {
+			if n, err := u.Read(buf, []int{0}, 0); n != 1 || err != nil {
+				t.Fatal(n, err)
+			}
+			ip := header.IPv4(buf[0])
+			if !header.TCP(ip.Payload()).Flags().Contains(header.TCPFlagRst) {
+				t.Fatal("answered with something else than RST")
+			}
+			got[fromStack(ip.DestinationAddress())]++
+		}
+		return got
+	}
+	knock(device4, u.limits.dials+10)
+	if got := resets(10); got[device4] != 10 {
+		t.Errorf("%v", got)
+	}
+	knock(other, 3)
+	for range u.limits.dials + 3 {
+		<-begun
+	}
+	close(release)
+	if got := resets(u.limits.dials + 3); got[device4] != u.limits.dials || got[other] != 3 {
+		t.Errorf("%v", got)
+	}
+	u.Close() // waits for conversations
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.byDevice) != 0 || u.refused.Load() != 10 || u.failed.Load() != uint64(u.limits.dials+3) {
+		t.Errorf("%v, %d refused, %d failed", u.byDevice, u.refused.Load(), u.failed.Load())
+	}
+}

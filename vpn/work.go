@@ -86,10 +86,17 @@ func (g *Gateway) request(p *peer, retry bool) {
 
 // request is an initiation to be made.
 type request struct {
-	key    Key
-	peer   *peer     // a live session; nil: takeover
-	target *endpoint // of a takeover
-	retry  bool      // a retransmission
+	key      Key
+	peer     *peer     // a live session; nil: takeover
+	target   *endpoint // of a takeover
+	takeover *takeover // of a takeover, once it is queued
+	retry    bool      // a retransmission
+}
+
+// takeover is one that waits for a worker, or has one and has not begun.
+type takeover struct {
+	target *endpoint // the newest one
+	queued bool
 }
 
 // requests are the initiations waiting for a worker, one takeover and one of its session's own per device.
@@ -98,11 +105,11 @@ type requests struct {
 
 	mu        sync.Mutex // guards the fields below
 	queue     []request
-	takeovers map[Key]*endpoint // where the takeovers in queue go
+	takeovers map[Key]*takeover // those that are not cancelled
 }
 
 func newRequests() *requests {
-	return &requests{wake: make(chan struct{}, 1), takeovers: make(map[Key]*endpoint)}
+	return &requests{wake: make(chan struct{}, 1), takeovers: make(map[Key]*takeover)}
 }
 
 // put reports whether there was room. A takeover of a device that is waiting already gets the newer address.
@@ -110,42 +117,66 @@ func (r *requests) put(q request) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if q.peer == nil {
-		_, waiting := r.takeovers[q.key]
-		if waiting || len(r.queue) < maxRequests {
-			r.takeovers[q.key] = q.target
-		}
-		if waiting {
+		q.takeover = r.takeovers[q.key]
+		if q.takeover != nil && q.takeover.queued {
+			q.takeover.target = q.target
 			return true
 		}
 	}
 	if len(r.queue) >= maxRequests {
 		return false
 	}
+	if q.peer == nil {
+		if q.takeover == nil {
+			q.takeover = new(takeover)
+			r.takeovers[q.key] = q.takeover
+		}
+		q.takeover.target, q.takeover.queued = q.target, true
+	}
 	r.queue = append(r.queue, q)
 	r.signal()
 	return true
 }
 
-// take returns the oldest request; ok is false when there is none.
+// take returns the oldest request; ok is false when there is none. What takes over asks begun before it does.
 func (r *requests) take() (q request, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.queue) == 0 {
-		return q, false
-	}
-	q = r.queue[0]
-	r.queue[0] = request{}
-	r.queue = r.queue[1:]
-	if q.peer == nil {
-		q.target = r.takeovers[q.key]
-		delete(r.takeovers, q.key)
+	for !ok && len(r.queue) > 0 {
+		q = r.queue[0]
+		r.queue[0] = request{}
+		r.queue = r.queue[1:]
+		ok = q.takeover == nil || r.takeovers[q.key] == q.takeover
 	}
 	if len(r.queue) > 0 {
 		r.signal()
 	} else {
 		r.queue = nil
 	}
-	return q, true
+	if ok && q.takeover != nil {
+		q.target, q.takeover.queued = q.takeover.target, false
+	}
+	return q, ok
+}
+
+// begun ends the waiting of a takeover that was taken and reports whether it was not cancelled meanwhile.
+func (r *requests) begun(q request) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.takeovers[q.key] != q.takeover {
+		return false
+	}
+	if !q.takeover.queued { // else it was asked for again
+		delete(r.takeovers, q.key)
+	}
+	return true
+}
+
+// cancel forgets the takeover of a device, if one waits or has not begun.
+func (r *requests) cancel(k Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.takeovers, k)
 }
 
 func (r *requests) signal() {
