@@ -137,7 +137,11 @@ func (m *Mesh) install(l *link) bool {
 		p.learn(l.addr, true)
 	}
 	p.learn(l.hello.Addr, false)
-	p.learn(netip.AddrPortFrom(l.addr.Addr(), l.hello.Addr.Port()), false)
+	listens := netip.AddrPortFrom(l.addr.Addr(), l.hello.Addr.Port())
+	p.learn(listens, false)
+	if len(m.who) < maxWho { // so that it is not dialed for another, at the cost of this link
+		m.who[listens] = p.id
+	}
 	p.link, p.synced, p.left, p.down = l, false, false, false
 	p.heard, p.asked, p.backoff, p.next = now, time.Time{}, 0, time.Time{}
 	p.rtt = l.rtt

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	dialTimeout  = 2 * time.Second        // of TCP
+	dialTimeout  = time.Second            // of TCP
 	probeTimeout = 250 * time.Millisecond // of TCP, when a link broke
 	retryMin     = 500 * time.Millisecond // of a peer that should be there
 	retryMax     = 5 * time.Second

@@ -21,6 +21,7 @@ const (
 	deviceKeepalive = 25
 	// askTimeout bounds the wait for a peer's counters.
 	askTimeout = time.Second
+	askAgain   = 50 * time.Millisecond
 )
 
 // ListDevices implements [api.Devices].
@@ -213,6 +214,9 @@ func (n *Node) ask(ctx context.Context, p *parts) live {
 		if errs[i] = mesh.ErrNotLinked; m.Linked {
 			g.Go(func() error {
 				answers[i], errs[i] = askCounters(ctx, p, m.ID)
+				if errors.Is(errs[i], mesh.ErrNotLinked) && sleep(ctx, askAgain) == nil { // links are replaced at times
+					answers[i], errs[i] = askCounters(ctx, p, m.ID)
+				}
 				return nil
 			})
 		}

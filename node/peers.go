@@ -18,6 +18,7 @@ type peers struct {
 	loads  map[cluster.Node]*peerLoad
 	alive  map[cluster.Node]bool
 	fallen map[cluster.Node]bool // were alive, are not
+	back   map[cluster.Node]bool // had fallen, are alive again and not synced yet
 	synced map[cluster.Node]bool
 	fence  fence[cluster.Node]
 	wake   chan struct{} // closed and replaced at each change of synced
@@ -25,7 +26,7 @@ type peers struct {
 
 func newPeers(self cluster.Node) *peers {
 	return &peers{
-		self: self, loads: map[cluster.Node]*peerLoad{}, alive: map[cluster.Node]bool{}, fallen: map[cluster.Node]bool{},
+		self: self, loads: map[cluster.Node]*peerLoad{}, alive: map[cluster.Node]bool{}, fallen: map[cluster.Node]bool{}, back: map[cluster.Node]bool{},
 		synced: map[cluster.Node]bool{}, wake: make(chan struct{}),
 	}
 }
@@ -38,6 +39,7 @@ func (p *peers) on(e mesh.Event, now time.Time) {
 	switch e.Kind {
 	case mesh.Up:
 		p.alive[id] = true
+		p.back[id] = p.fallen[id]
 		delete(p.fallen, id)
 	case mesh.Down, mesh.Left:
 		delete(p.alive, id)
@@ -76,6 +78,15 @@ func (p *peers) beat(now time.Time) time.Time {
 		alive = append(alive, id)
 	}
 	return p.fence.beat(now, alive)
+}
+
+// returned says, once, whether id had fallen before it synced just now.
+func (p *peers) returned(id cluster.Node) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.back[id]
+	delete(p.back, id)
+	return was
 }
 
 // sent counts a device that we sent to id.

@@ -208,12 +208,26 @@ func (n *Node) onMesh(p *parts) func(mesh.Event) {
 					p.vpn.Abandon(device)
 				}
 			})
+			if p.peers.returned(id) {
+				n.recall(p)
+			}
 		case mesh.Left:
 			n.log.Info("gateway left", "gateway", e.Member.Name, "id", id)
 			p.orphan(id)
 		case mesh.Stalled:
 			n.log.Warn("this process did not run; it is silent until it has heard from the others", "gap", e.Gap)
 		}
+	}
+}
+
+// recall calls all devices of ours. A gateway that took us for dead may have
+// begun to call them: a stock client follows the initiation alone, and would
+// talk to a gateway that has no keys for it until it gives up, 15 s later.
+func (n *Node) recall(p *parts) {
+	now := time.Now()
+	for _, s := range p.sessions.OwnedBy(n.self) {
+		p.vpn.Keepalive(s.Device)
+		p.orphans.took(s.Device, now)
 	}
 }
 

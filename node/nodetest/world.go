@@ -159,10 +159,15 @@ func (w *World) Wait(what string, limit time.Duration, ok func() bool) time.Dura
 	}
 }
 
-// WaitReady waits until each gateway is ready and sees all of them.
+// settle is the time in which links that both sides dialed become one. What is
+// under way on the other one is lost.
+const settle = 2 * time.Second
+
+// WaitReady waits until each gateway is ready and sees all of them, and
+// returns how long that took. The links have settled by then.
 func (w *World) WaitReady(limit time.Duration, gateways ...*Gateway) time.Duration {
 	w.tb.Helper()
-	return w.Wait("one cluster of all gateways", limit, func() bool {
+	took := w.Wait("one cluster of all gateways", limit, func() bool {
 		for _, g := range gateways {
 			if !g.Ready(len(gateways)) {
 				return false
@@ -170,6 +175,8 @@ func (w *World) WaitReady(limit time.Duration, gateways ...*Gateway) time.Durati
 		}
 		return true
 	})
+	time.Sleep(settle)
+	return took
 }
 
 // Device is a stock client.
