@@ -190,23 +190,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 
-	dev, plane, err := n.openDataplane(came.facts)
-	if err != nil {
-		return err
-	}
-	p.plane = plane
-
-	port, _ := n.cfg.listenPort()
-	p.vpn, err = vpn.New(vpn.Config{
-		PrivateKey: came.wireguard, Port: port, Bind: n.cfg.Bind, TUN: dev,
-		Lookup: n.lookup(p), Steer: n.steer(p), Notify: n.onSession(p),
-		Now: n.cfg.Now, Log: n.log.With("component", "vpn"),
-	})
-	if err != nil {
-		return n.explainPort(err)
-	}
-	n.onClose("vpn", p.vpn.Close)
-
+	// Before the data plane, whose inner addresses are none to be reached at.
 	admission, _, err := n.store.Admitted(n.self)
 	if err != nil {
 		return fmt.Errorf("read own admission: %w", err)
@@ -226,6 +210,23 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		return n.explainPort(err)
 	}
 	n.onClose("mesh", p.mesh.Close)
+	dev, plane, err := n.openDataplane(came.facts)
+	if err != nil {
+		return err
+	}
+	p.plane = plane
+
+	port, _ := n.cfg.listenPort()
+	p.vpn, err = vpn.New(vpn.Config{
+		PrivateKey: came.wireguard, Port: port, Bind: n.cfg.Bind, TUN: dev,
+		Lookup: n.lookup(p), Steer: n.steer(p), Notify: n.onSession(p),
+		Now: n.cfg.Now, Log: n.log.With("component", "vpn"),
+	})
+	if err != nil {
+		return n.explainPort(err)
+	}
+	n.onClose("vpn", p.vpn.Close)
+
 	p.mesh.Handle(kindInitiation, n.onInitiation(p))
 	p.mesh.Handle(kindSessions, n.onSessionsCall(p))
 
