@@ -28,7 +28,7 @@ type orphans struct {
 	mu     sync.Mutex // guards the fields below
 	dead   []cluster.Node
 	taken  []nudge
-	called map[cluster.Node][]cluster.Key // devices called since their gateway fell
+	called map[cluster.Node]map[cluster.Key]struct{} // devices called since their gateway fell
 }
 
 // nudge is a device to be called once more.
@@ -38,14 +38,17 @@ type nudge struct {
 }
 
 func newOrphans() *orphans {
-	return &orphans{wake: make(chan struct{}, 1), called: map[cluster.Node][]cluster.Key{}}
+	return &orphans{wake: make(chan struct{}, 1), called: map[cluster.Node]map[cluster.Key]struct{}{}}
 }
 
 // call notes that a device of a gateway that fell is being called.
 func (o *orphans) call(owner cluster.Node, device cluster.Key) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.called[owner] = append(o.called[owner], device)
+	if o.called[owner] == nil {
+		o.called[owner] = map[cluster.Key]struct{}{}
+	}
+	o.called[owner][device] = struct{}{}
 }
 
 // back is for a gateway that was taken for dead and is here again: abandon is
@@ -55,7 +58,7 @@ func (o *orphans) back(owner cluster.Node, abandon func(cluster.Key)) {
 	devices := o.called[owner]
 	delete(o.called, owner)
 	o.mu.Unlock()
-	for _, d := range devices {
+	for d := range devices {
 		abandon(d)
 	}
 }
