@@ -25,3 +25,11 @@ type LookupFunc func(Key) (Device, bool)
 // belongs to the caller and is valid during the call. The device is named, not proven: whoever knows the cluster's
 // public key can name any device.
 type SteerFunc func(k Key, from netip.AddrPort, initiation []byte) bool
+
+// ForwardFunc takes a packet for a device whose session was exported for good, to be brought to its new gateway. It is
+// called on the packet path: it must not block and copies what it keeps.
+type ForwardFunc func(k Key, packet []byte)
+
+// UnknownFunc takes a transport message whose receiver index is not known here, from address from, at a bounded rate.
+// It is called on the packet path: it must not block and copies what it keeps.
+type UnknownFunc func(index uint32, from netip.AddrPort, message []byte)

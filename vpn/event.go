@@ -19,6 +19,8 @@ const (
 	Roamed
 	// Sent: an initiation with timestamp Sent is about to leave. Notify returns before it leaves.
 	Sent
+	// Heard: a device that another gateway has claimed (Mute) still talks to this one.
+	Heard
 	// Gone: a session that was confirmed, or begun by Initiate, has ended.
 	Gone
 )
@@ -33,6 +35,8 @@ func (k EventKind) String() string {
 		return "roamed"
 	case Sent:
 		return "sent"
+	case Heard:
+		return "heard"
 	case Gone:
 		return "gone"
 	}
@@ -48,6 +52,8 @@ type Event struct {
 	Received  Timestamp      // greatest TAI64N known to have been received from the device
 	Sent      Timestamp      // greatest TAI64N known to have been sent to it
 	Initiator bool           // the session, or the attempt, was begun by us
+	Index     uint32         // receiver index of the current keys; 0: none
+	Imported  bool           // of Confirmed: the first message under keys that were taken over came in
 	Dropped   bool           // of Gone: by Drop or Refresh, else its keys died or the handshake was given up
 	At        time.Time      // wall clock
 }

@@ -39,6 +39,8 @@ type Config struct {
 	Lookup     LookupFunc       // required
 	Steer      SteerFunc        // nil: every initiation is answered here
 	Notify     func(Event)      // nil: nobody wants to know. Must not block, may call the Gateway but not Close; called from two goroutines or more
+	Forward    ForwardFunc      // nil: packets for devices that were handed over are dropped
+	Unknown    UnknownFunc      // nil: messages under unknown keys are dropped
 	Now        func() time.Time // wall clock for TAI64N, events and sessions; nil: time.Now
 	Log        *slog.Logger     // nil: discarded
 }
