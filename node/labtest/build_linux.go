@@ -3,9 +3,11 @@ package labtest
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -51,7 +53,7 @@ var buildGatemesh = sync.OnceValues(func() (string, error) {
 })
 
 // build builds a package of the module graph, once in a process, into the
-// user's cache, where the next run finds it up to date.
+// user's cache, where the next run in this working tree finds it up to date.
 func build(name string, args ...string) (string, error) {
 	mod, err := exec.Command("go", "env", "GOMOD").Output()
 	root := filepath.Dir(strings.TrimSpace(string(mod)))
@@ -62,7 +64,8 @@ func build(name string, args ...string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find cache directory: %w", err)
 	}
-	dir := filepath.Join(cache, "gatemesh-lab")
+	// Another working tree may be tested at the same time.
+	dir := filepath.Join(cache, "gatemesh-lab", strconv.FormatUint(uint64(crc32.ChecksumIEEE([]byte(root))), 36))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make cache directory: %w", err)
 	}

@@ -73,6 +73,9 @@ func (d *Device) Up() error {
 // again.
 func (d *Device) Down() { d.dev.Close() }
 
+// Roam gives the client another socket, at another port.
+func (d *Device) Roam() error { return d.dev.IpcSet("listen_port=0\n") }
+
 // Endpoint returns where the client sends to now.
 func (d *Device) Endpoint() netip.AddrPort {
 	text, err := d.dev.IpcGet()

@@ -11,6 +11,9 @@
 //	                                │ .200
 //	                             LAN host    iperf3, echo
 //
+// A [Client] is a process with a TUN; of a [Device], the same stock client in
+// the memory of the test, there can be hundreds.
+//
 // Both networks are bridges in a namespace of their own, with multicast and
 // without any rule. The LAN host has no route to the devices: gateways
 // masquerade. There is no delay; loss is made by [Node.Loss].
@@ -27,6 +30,7 @@
 //
 //	-lab.full    the long forms: all runs, all clients, all minutes (-timeout 30m)
 //	-lab.strict  a figure below its bar fails the test
+//	-lab.soak=D  the soak test runs for D, such as 30m (-timeout 60m)
 //
 // Environment: GATEMESH_LAB_RACE=1 builds gatemesh with the race detector and
 // fails a test whose gateways report a race. GATEMESH_LAB_KEEP=1 keeps the data

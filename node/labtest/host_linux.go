@@ -160,3 +160,32 @@ func (h *Host) listenForStream() (port string) {
 	})
 	return port
 }
+
+// Pour sends to an echo, over one TCP connection, about rate bytes per second
+// for d, and returns how many came back. A silence of five seconds is an error.
+// It may be called from any goroutine.
+func (n *Node) Pour(addr netip.AddrPort, d time.Duration, rate int) (back uint64, err error) {
+	const limit, step = 5 * time.Second, 20 * time.Millisecond
+	conn, err := n.Dial(addr, limit)
+	if err != nil {
+		return 0, fmt.Errorf("pour: %w", err)
+	}
+	defer conn.Close()
+	piece := make([]byte, max(1, rate/int(time.Second/step)))
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	for end := time.Now().Add(d); time.Now().Before(end); <-tick.C {
+		err := conn.SetDeadline(time.Now().Add(limit))
+		if err == nil {
+			_, err = conn.Write(piece)
+		}
+		if err == nil {
+			_, err = io.ReadFull(conn, piece)
+		}
+		if err != nil {
+			return back, fmt.Errorf("pour: %w", err)
+		}
+		back += uint64(len(piece))
+	}
+	return back, nil
+}

@@ -22,10 +22,14 @@ import (
 var (
 	full   = flag.Bool("lab.full", false, "run the long forms of the lab tests")
 	strict = flag.Bool("lab.strict", false, "fail lab tests whose figures miss their bar")
+	soak   = flag.Duration("lab.soak", 0, "let the soak test run so long, with two hundred devices")
 )
 
 // Full says whether the long forms were asked for.
 func Full() bool { return *full }
+
+// Soak says how long the soak test was asked to run; 0: not at all.
+func Soak() time.Duration { return *soak }
 
 // Networks of a lab, to be combined.
 const (
