@@ -3,6 +3,7 @@ package node_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -14,13 +15,14 @@ import (
 // crowd is many stock devices of this process, each with its pinger.
 type crowd struct {
 	lab     *labtest.Lab
+	target  netip.Addr // of the pings
 	devices []*labtest.Device
 	pingers []*labtest.Pinger
 }
 
 // newCrowd makes n devices with configurations that the gateway printed, down.
 func newCrowd(lab *labtest.Lab, g *labtest.Gateway, n int) *crowd {
-	c := &crowd{lab: lab}
+	c := &crowd{lab: lab, target: inner}
 	for i := range n {
 		name := fmt.Sprintf("device%d", i+1)
 		c.devices = append(c.devices, lab.Device(name, g.AddDevice(name)))
@@ -38,7 +40,7 @@ func (c *crowd) up(t *testing.T, spread, interval time.Duration) {
 			t.Fatal(err)
 		}
 		c.lab.Observe(spread/time.Duration(len(c.devices)) + rand.N(2*time.Millisecond))
-		c.pingers[i] = d.Ping(inner, interval)
+		c.pingers[i] = d.Ping(c.target, interval)
 	}
 	c.waitAnswers(time.Now())
 }

@@ -48,9 +48,7 @@ type Capture struct {
 func (n *Node) Capture(port uint16) *Capture {
 	n.lab.tb.Helper()
 	c := &Capture{node: n, port: port, flows: make(map[Flow]Counts), done: make(chan struct{})}
-	if err := n.inside(c.open); err != nil {
-		n.lab.tb.Fatalf("capture at %s: %v", n.Name, err)
-	}
+	c.file = n.packetSocket(internetName)
 	go c.run()
 	n.lab.tb.Cleanup(func() {
 		c.file.Close()
@@ -61,13 +59,27 @@ func (n *Node) Capture(port uint16) *Capture {
 
 const captureBuffer = 16 << 20
 
-// open opens a packet socket in the namespace it is called in.
-func (c *Capture) open() error {
+// packetSocket opens a socket that reads all that passes an interface, from
+// the network header on.
+func (n *Node) packetSocket(iface string) (file *os.File) {
+	n.lab.tb.Helper()
+	err := n.inside(func() (err error) {
+		file, err = n.openPacketSocket(iface)
+		return err
+	})
+	if err != nil {
+		n.lab.tb.Fatalf("capture at %s: %v", n.Name, err)
+	}
+	return file
+}
+
+// openPacketSocket opens it in the namespace it is called in.
+func (n *Node) openPacketSocket(iface string) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open packet socket: %w", err)
+		return nil, fmt.Errorf("open packet socket: %w", err)
 	}
-	link, err := c.node.nl.LinkByName(internetName)
+	link, err := n.nl.LinkByName(iface)
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer)
 	}
@@ -77,10 +89,9 @@ func (c *Capture) open() error {
 	}
 	if err != nil {
 		unix.Close(fd)
-		return fmt.Errorf("bind packet socket: %w", err)
+		return nil, fmt.Errorf("bind packet socket: %w", err)
 	}
-	c.file = os.NewFile(uintptr(fd), "capture")
-	return nil
+	return os.NewFile(uintptr(fd), "capture"), nil
 }
 
 func (c *Capture) run() {

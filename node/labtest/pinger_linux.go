@@ -100,7 +100,7 @@ func (p *Pinger) Answered(t time.Time) (n int) {
 }
 
 // Echo packets here: 20 bytes of IPv4, 8 of ICMP, and a payload that begins
-// with a sequence number of 32 bits.
+// with a sequence number of 32 bits and the sender's address.
 const (
 	echoSize    = 84
 	echoPayload = 28
@@ -137,6 +137,7 @@ func echoRequest(src, dst netip.Addr, seq uint32) []byte {
 	b[20] = request
 	binary.BigEndian.PutUint16(b[26:], uint16(seq))
 	binary.BigEndian.PutUint32(b[echoPayload:], seq)
+	copy(b[echoPayload+4:], src.AsSlice())
 	binary.BigEndian.PutUint16(b[22:], checksum(b[20:]))
 	return b
 }
