@@ -85,7 +85,7 @@ type replayed struct {
 func (r *replay) play(t *testing.T, c *crowd, when string) (got replayed) {
 	t.Helper()
 	before := r.attacker.Received()
-	initiations, data := payloads(r.initiations), payloads(r.data)
+	initiations, data := r.payloads(r.initiations), r.payloads(r.data)
 	got.initiations, got.data = len(initiations), len(data)
 	if got.initiations < len(c.devices) || got.data < len(c.devices) {
 		t.Errorf("%s: only %d initiations and %d data messages recorded", when, got.initiations, got.data)
@@ -115,11 +115,13 @@ func (r *replay) play(t *testing.T, c *crowd, when string) (got replayed) {
 	return got
 }
 
-// payloads returns what the packets of the recordings carry.
-func payloads(rs []*labtest.Recording) (all [][]byte) {
-	for _, r := range rs {
-		for _, p := range r.Packets() {
-			all = append(all, labtest.Payload(p))
+// payloads returns what the devices' packets in the recordings carry.
+func (r *replay) payloads(recordings []*labtest.Recording) (all [][]byte) {
+	for _, rec := range recordings {
+		for _, p := range rec.Packets() {
+			if netip.AddrFrom4([4]byte(p[12:])) != r.attacker.Addr {
+				all = append(all, labtest.Payload(p))
+			}
 		}
 	}
 	return all
