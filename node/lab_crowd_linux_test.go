@@ -79,13 +79,17 @@ func (c *crowd) owners(t *testing.T, gws []*labtest.Gateway) (owner, counts []in
 	owner, counts = make([]int, len(c.devices)), make([]int, len(gws))
 	for i, d := range c.devices {
 		endpoint := d.Endpoint()
-		owner[i] = slices.IndexFunc(gws, func(g *labtest.Gateway) bool { return g.Public() == endpoint })
-		if owner[i] < 0 {
+		if owner[i] = gatewayAt(gws, endpoint); owner[i] < 0 {
 			t.Fatalf("%s sends to %v, which is no gateway", d.Name, endpoint)
 		}
 		counts[owner[i]]++
 	}
 	return owner, counts
+}
+
+// gatewayAt returns the index of the gateway at an address, or -1.
+func gatewayAt(gws []*labtest.Gateway, at netip.AddrPort) int {
+	return slices.IndexFunc(gws, func(g *labtest.Gateway) bool { return g.Public() == at })
 }
 
 // wire is a capture at each gateway.

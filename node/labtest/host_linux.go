@@ -189,3 +189,42 @@ func (n *Node) Pour(addr netip.AddrPort, d time.Duration, rate int) (back uint64
 	}
 	return back, nil
 }
+
+// Poke sends an ICMP echo request to each target every interval from now on,
+// through the router if it is valid, until stop is called.
+func (h *Host) Poke(router netip.Addr, targets []netip.Addr, interval time.Duration) (stop func()) {
+	h.lab.tb.Helper()
+	for _, t := range targets {
+		h.Run("ip", "route", "replace", t.String(), "via", router.String())
+	}
+	var conn net.PacketConn
+	err := h.inside(func() (err error) {
+		conn, err = net.ListenPacket("ip4:icmp", h.LAN.String())
+		return err
+	})
+	if err != nil {
+		h.lab.tb.Fatalf("%s: open raw socket: %v", h.Name, err)
+	}
+	end := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer conn.Close()
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for seq := uint32(0); ; seq++ {
+			for _, t := range targets {
+				packet := echoRequest(h.LAN, t, seq)
+				_, _ = conn.WriteTo(packet[20:], &net.IPAddr{IP: t.AsSlice()}) // an ICMP error of an earlier one
+			}
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return sync.OnceFunc(func() {
+		close(end)
+		wg.Wait()
+	})
+}

@@ -299,3 +299,27 @@ func dropping(percent int) string {
 		return fmt.Sprintf("numgen random mod 100 < %d drop", percent)
 	}
 }
+
+// Silence drops what the node sends and receives at those ports, TCP and UDP,
+// whichever side has it; without a port it ends that.
+func (n *Node) Silence(ports ...uint16) {
+	n.lab.tb.Helper()
+	rules := "table inet silence {}\ndelete table inet silence\n"
+	if len(ports) > 0 {
+		text := make([]string, len(ports))
+		for i, p := range ports {
+			text[i] = strconv.Itoa(int(p))
+		}
+		set := strings.Join(text, ", ")
+		drop := fmt.Sprintf("th dport { %[1]s } drop; th sport { %[1]s } drop;", set)
+		rules += fmt.Sprintf(`table inet silence {
+	chain in { type filter hook input priority 0; meta l4proto { tcp, udp } jump ports; }
+	chain out { type filter hook output priority 0; meta l4proto { tcp, udp } jump ports; }
+	chain ports { %s }
+}
+`, drop)
+	}
+	if _, err := n.Try(rules, "nft", "-f", "-"); err != nil {
+		n.lab.tb.Fatalf("%s: set silence: %v", n.Name, err)
+	}
+}
