@@ -323,3 +323,12 @@ func (n *Node) Silence(ports ...uint16) {
 		n.lab.tb.Fatalf("%s: set silence: %v", n.Name, err)
 	}
 }
+
+// Readdress gives the node another address on the internet in place of the one
+// it has, as a change of network does.
+func (n *Node) Readdress(addr netip.Prefix) {
+	n.lab.tb.Helper()
+	n.Run("ip", "addr", "flush", "dev", internetName, "scope", "global")
+	n.Run("ip", "addr", "add", addr.String(), "dev", internetName)
+	n.Addr = addr.Addr()
+}

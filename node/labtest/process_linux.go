@@ -200,3 +200,6 @@ func startTime(pid int) (int64, error) {
 	}
 	return f.at(22), nil
 }
+
+// MayEnd says that the process may end by itself from now on.
+func (p *Process) MayEnd() { p.wanted = true }
