@@ -106,6 +106,7 @@ type stay struct {
 // fault is what was done to a gateway.
 type fault struct {
 	kind        string
+	gateway     string
 	from, until time.Time // whole again
 }
 
@@ -277,7 +278,7 @@ func (s *soak) disturb(ctx context.Context, n int, pause time.Duration) {
 		s.mu.Lock()
 		s.forged += forgedAt(g)
 		s.mu.Unlock()
-		f := fault{from: time.Now(), kind: []string{"kill", "end", "freeze"}[i/2%3]}
+		f := fault{from: time.Now(), gateway: g.Name, kind: []string{"kill", "end", "freeze"}[i/2%3]}
 		switch f.kind {
 		case "kill":
 			g.Kill()

@@ -22,14 +22,22 @@ func (s *soak) report(w wire) {
 		s.t.Error(err)
 	}
 
+	for _, f := range s.faults {
+		s.t.Logf("%v: %s of %s, whole again after %v", labtest.Round(f.from.Sub(s.begin)), f.kind, f.gateway, labtest.Round(f.until.Sub(f.from)))
+	}
 	answered, lost := 0, make(map[string]int)
 	for _, stay := range s.stays {
 		answered += len(stay.log.Replies)
+		var mine []time.Time
 		for _, at := range stay.log.Lost {
 			kind := s.cause(stay, at)
-			if lost[kind]++; kind == quiet && lost[kind] <= 20 {
-				s.t.Logf("%s lost a ping %v after the beginning, for no known cause", stay.who, labtest.Round(at.Sub(s.begin)))
+			if lost[kind]++; kind == quiet {
+				mine = append(mine, at)
 			}
+		}
+		if n := len(mine); n > 0 {
+			s.t.Logf("%s lost %d pings for no known cause, from %v to %v", stay.who, n,
+				labtest.Round(mine[0].Sub(s.begin)), labtest.Round(mine[n-1].Sub(s.begin)))
 		}
 	}
 	kinds := make(map[string]int)
