@@ -29,12 +29,12 @@ func TestLabReplay(t *testing.T) {
 	lab.Observe(size(2*time.Second, 5*time.Second))
 
 	var table labtest.Table
-	table.Row("when", "initiations sent again", "data sent again", "answered by handshakes", "by cookies", "data diverted", "sessions moved", "packets let through twice")
+	table.Row("when", "initiations sent again", "data sent again", "answered", "cookies", "initiations to the attacker", "data diverted", "sessions moved", "packets let through twice")
 	var sum replayed
 	play := func(when string) {
 		got := r.play(t, c, when)
 		got.twice = twice(echoes)
-		table.Row(when, got.initiations, got.data, got.answers, got.cookies, got.diverted, got.moved, got.twice)
+		table.Row(when, got.initiations, got.data, got.answers, got.cookies, got.asked, got.diverted, got.moved, got.twice)
 		sum.answers += got.answers
 		sum.diverted += got.diverted
 		sum.moved += got.moved
@@ -78,7 +78,11 @@ type replay struct {
 
 // replayed is what came of it.
 type replayed struct {
-	initiations, data, answers, cookies, diverted, moved, twice int
+	initiations, data int // sent again
+	answers, cookies  int
+	asked             int // initiations: a new address of a session that was taken over is tried by the next handshake
+	diverted, moved   int
+	twice             int
 }
 
 // play sends all that was recorded so far to every gateway that lives.
@@ -99,7 +103,8 @@ func (r *replay) play(t *testing.T, c *crowd, when string) (got replayed) {
 	}
 	r.lab.Observe(time.Second)
 	after := r.attacker.Received()
-	got.answers = after[labtest.Initiation] + after[labtest.Response] - before[labtest.Initiation] - before[labtest.Response]
+	got.answers = after[labtest.Response] - before[labtest.Response]
+	got.asked = after[labtest.Initiation] - before[labtest.Initiation]
 	got.cookies = after[labtest.Cookie] - before[labtest.Cookie]
 	got.diverted = after[labtest.Data] - before[labtest.Data]
 	for _, g := range r.gws {
