@@ -29,7 +29,12 @@ const (
 const (
 	defaultMTU    = 1420
 	bufferSize    = 1<<16 - 1 + headerSize + tagSize + paddingMultiple
-	queueSize     = 1024                   // received handshake messages waiting for a worker
+	queueSize     = 4096                   // received handshake messages waiting for a worker, per way to it
+	loadThreshold = queueSize / 4          // initiations waiting from when on cookies are asked for
+	loadLatch     = time.Second            // how long at least
+	cookieQueue   = 1024                   // cookie replies waiting
+	cookieRate    = 20_000                 // cookie replies per second
+	maxRemotes    = 4096                   // devices that initiations named, of which secrets are kept; twice that
 	maxRequests   = 1 << 17                // initiations waiting for a worker, one per device
 	stagedPerPeer = 16                     // packets waiting for keys, per device
 	stagedTotal   = 4096                   // the same, all devices

@@ -15,11 +15,7 @@ func (g *Gateway) putMACs(p *peer, m []byte) {
 // handleCookie keeps the cookie that a device under load answers our handshake message with; the next message, sent by
 // its timer, carries it (whitepaper §5.4.7).
 func (g *Gateway) handleCookie(m []byte) {
-	index := le.Uint32(m[4:])
-	p := g.pending.get(index)
-	if kp := g.indices.get(index); p == nil && kp != nil {
-		p = kp.peer
-	}
+	p := g.awaiting(m)
 	if p == nil {
 		g.count.badHandshake.Add(1)
 		return

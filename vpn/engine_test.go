@@ -376,8 +376,7 @@ func TestInitiationsPerDeviceAreLimited(t *testing.T) {
 				t.Fatal(err)
 			}
 			putMAC1(&to.mac1Key, m[:])
-			d := datagram{size: len(m), from: &vpntest.Endpoint{AddrPort: netip.MustParseAddrPort("203.0.113.1:9")}, bytes: m}
-			g.handle(&d)
+			g.handle(newDatagram(m[:], &vpntest.Endpoint{AddrPort: netip.MustParseAddrPort("203.0.113.1:9")}, false))
 		}
 		for range 5 {
 			knock()

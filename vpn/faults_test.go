@@ -52,7 +52,7 @@ func (k *knocker) knock(tb testing.TB) *datagram {
 		tb.Fatal(err)
 	}
 	putMAC1(&k.to.mac1Key, m[:])
-	return &datagram{size: len(m), from: &vpntest.Endpoint{AddrPort: netip.MustParseAddrPort("203.0.113.1:9")}, bytes: m}
+	return newDatagram(m[:], &vpntest.Endpoint{AddrPort: netip.MustParseAddrPort("203.0.113.1:9")}, false)
 }
 
 // kernelBind refuses batches as Linux does when segments exceed the path's MTU.

@@ -81,9 +81,8 @@ func FuzzDatagram(f *testing.F) {
 		size := copy(buffer, b)
 		r.datagram(buffer, size, from, g.now())
 		r.flush(g.now())
-		for len(g.handshakes) > 0 {
-			d := <-g.handshakes
-			g.handle(&d)
+		for d := g.intake.take(); d != nil; d = g.intake.take() {
+			g.handle(d)
 		}
 		if len(out.sent) != 0 || len(tun.Packets()) != 0 || p.endpoint.Load() != at || len(g.live()) != 1 || g.requests.queue != nil {
 			t.Errorf("%x changed something", b)

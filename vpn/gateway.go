@@ -59,7 +59,10 @@ type Gateway struct {
 	schedule   *schedule
 	outbox     *outbox
 	requests   *requests
-	handshakes chan datagram
+	intake     *intake
+	cookies    *cookies
+	known      *known
+	remotes    remotes
 	allowUntil atomic.Int64  // the fence, since start
 	staged     atomic.Int64  // packets waiting for keys, all devices
 	confirmed  atomic.Int64  // devices with a current keypair
@@ -105,13 +108,14 @@ func New(cfg Config) (*Gateway, error) {
 		cfg.Notify = func(Event) {}
 	}
 	g := &Gateway{
-		cfg:        cfg,
-		start:      time.Now().Add(-time.Hour),
-		schedule:   newSchedule(),
-		outbox:     newOutbox(),
-		requests:   newRequests(),
-		handshakes: make(chan datagram, queueSize),
-		peers:      make(map[Key]*peer),
+		cfg:      cfg,
+		start:    time.Now().Add(-time.Hour),
+		schedule: newSchedule(),
+		outbox:   newOutbox(),
+		requests: newRequests(),
+		intake:   newIntake(),
+		known:    newKnown(),
+		peers:    make(map[Key]*peer),
 	}
 	g.life.closed = make(chan struct{})
 	g.closeIO = sync.OnceValue(func() error { return errors.Join(g.cfg.Bind.Close(), g.cfg.TUN.Close()) })
@@ -133,6 +137,7 @@ func (g *Gateway) open() (err error) {
 		return err
 	}
 	clear(g.cfg.PrivateKey[:])
+	g.cookies = newCookies(g.identity)
 	if g.receive, g.port, err = g.cfg.Bind.Open(g.cfg.Port); err != nil {
 		return &PortError{g.cfg.Port, err}
 	}
@@ -165,14 +170,19 @@ func (g *Gateway) Run(ctx context.Context) error {
 		group.Go(func() error { return g.receiveFrom(ctx, receive) })
 	}
 	group.Go(func() error { return g.transmit(ctx) })
-	for range max(1, min(runtime.GOMAXPROCS(0), 8)) {
+	for range workers(runtime.GOMAXPROCS(0)) {
 		group.Go(func() error { return g.work(ctx) })
 	}
+	group.Go(func() error { return g.challenges(ctx) })
 	group.Go(func() error { return g.sweep(ctx) })
 	group.Go(func() error { return g.notify(ctx) })
 	group.Go(func() error { return g.watchTUN(ctx) })
 	return group.Wait()
 }
+
+// workers is how many handshake workers there are. One processor is left to packets: where all are busy with handshakes,
+// Go's scheduler asks for news of the sockets only every 10 ms.
+func workers(processors int) int { return max(1, min(processors-1, 8)) }
 
 // unblock ends the goroutines that wait for the socket or the TUN.
 func (g *Gateway) unblock(ctx context.Context, cancel context.CancelFunc) error {
@@ -227,6 +237,7 @@ func (g *Gateway) Close() error {
 	for _, p := range g.live() {
 		g.forget(p, true)
 	}
+	g.remotes.erase()
 	return err
 }
 

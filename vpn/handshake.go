@@ -65,7 +65,8 @@ type incoming struct {
 	device    Key
 	ephemeral *ecdh.PublicKey
 	sender    uint32
-	timestamp [28]byte // sealed
+	timestamp [28]byte  // sealed
+	proven    Timestamp // the same, opened; zero: not yet
 }
 
 // openInitiation opens the device's key of an initiation whose length, type and mac1 are right. It costs one X25519.

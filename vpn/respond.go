@@ -1,6 +1,9 @@
 package vpn
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // Why an initiation is not answered.
 var (
@@ -9,14 +12,10 @@ var (
 	errDead     = errors.New("session was dropped meanwhile")
 )
 
-// handleInitiation answers an initiation or lets another gateway do so.
+// handleInitiation answers an initiation or lets another gateway do so. What costs least comes first: one X25519 opens
+// it, at most one more proves it, and only what is proven and no replay gets to SteerFunc and to the three of the response.
 func (g *Gateway) handleInitiation(d *datagram) {
 	m := d.message()
-	if !checkMAC1(&g.identity.mac1Key, m) {
-		g.count.badMAC.Add(1)
-		return
-	}
-	g.count.initiationsReceived.Add(1)
 	in, err := g.identity.openInitiation(m)
 	if err != nil {
 		g.count.badHandshake.Add(1)
@@ -28,21 +27,36 @@ func (g *Gateway) handleInitiation(d *datagram) {
 		g.count.unknownDevice.Add(1)
 		return
 	}
+	p, err := g.prove(in, device)
+	if err != nil {
+		g.refused(err)
+		return
+	}
 	from := newEndpoint(d.from)
 	if !d.injected && !g.cfg.Steer(in.device, from.addr, m) {
 		g.count.initiationsSteered.Add(1)
+		p.mu.Lock()
+		g.remotes.put(p)
+		p.mu.Unlock()
 		return
 	}
 	if g.fenced() { // what cannot be answered is not accepted either, so that its timestamp is not used up
 		g.count.fenced.Add(1)
 		return
 	}
-	p, response, err := g.answer(in, device, from)
+	p, response, err := g.answer(in, p, device, from)
 	g.recheck(in.device, generation)
+	if err != nil {
+		g.refused(err)
+		return
+	}
+	p.rxBytes.Add(uint64(len(m)))
+	g.sendResponse(p, response, from)
+}
+
+// refused counts an initiation that is not answered.
+func (g *Gateway) refused(err error) {
 	switch {
-	case err == nil:
-		p.rxBytes.Add(uint64(len(m)))
-		g.sendResponse(p, response, from)
 	case errors.Is(err, errStale):
 		g.count.staleTimestamp.Add(1)
 	case errors.Is(err, errFrequent):
@@ -54,20 +68,49 @@ func (g *Gateway) handleInitiation(d *datagram) {
 	}
 }
 
-// answer proves the device, keeps the new keys as next and makes the response to its candidate address.
-func (g *Gateway) answer(in *incoming, d Device, from *endpoint) (p *peer, response []byte, err error) {
+// prove authenticates the device that an initiation names and refuses replays and floods. It changes nothing of the
+// device's state, which it returns; where there is none, it returns one that nobody else knows of. That costs an X25519.
+func (g *Gateway) prove(in *incoming, d Device) (p *peer, err error) {
 	if p = g.peer(d.Key); p == nil {
 		if p, err = g.newPeer(d); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	ts, psk, err := g.accept(p, in, d)
-	if err != nil {
-		return nil, nil, err
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dead.Load() {
+		return nil, errDead
 	}
+	if in.proven, err = in.openTimestamp(&p.secret); err == nil {
+		err = p.admits(in.proven, d.Received, g.now())
+	}
+	if err != nil {
+		g.remotes.put(p)
+	}
+	return p, err
+}
+
+// admits refuses the timestamp of an initiation that is a replay, or too soon after the last accepted one (whitepaper
+// §5.1). Under p.mu.
+func (p *peer) admits(ts, received Timestamp, now time.Duration) error {
+	switch {
+	case !after(ts, later(p.received, received)):
+		return errStale
+	case now-p.lastInitiation <= initiationInterval:
+		return errFrequent
+	}
+	return nil
+}
+
+// answer keeps the new keys of a proven device as next and makes the response to its candidate address.
+func (g *Gateway) answer(in *incoming, p *peer, d Device, from *endpoint) (_ *peer, response []byte, err error) {
 	live := g.adopt(p)
 	if live != p { // another worker was faster, with another initiation of the same device
 		return nil, nil, errFrequent
+	}
+	psk, err := g.accept(p, in.proven, d)
+	if err != nil {
+		return nil, nil, err
 	}
 	local, err := g.indices.reserve()
 	if err != nil {
@@ -79,7 +122,7 @@ func (g *Gateway) answer(in *incoming, d Device, from *endpoint) (p *peer, respo
 		g.indices.release(local)
 		return nil, nil, err
 	}
-	if err := g.offer(p, ts, newKeypair(p, &k, g.now(), false), m[:], from); err != nil {
+	if err := g.offer(p, in.proven, newKeypair(p, &k, g.now(), false), m[:], from); err != nil {
 		return nil, nil, err
 	}
 	return p, m[:], nil
@@ -95,26 +138,20 @@ func (g *Gateway) sendResponse(p *peer, m []byte, to *endpoint) {
 	p.timers.anySent()
 }
 
-// accept authenticates an initiation as p's and refuses replays and floods (whitepaper §5.1).
-func (g *Gateway) accept(p *peer, in *incoming, d Device) (ts Timestamp, psk Key, err error) {
+// accept takes an initiation's timestamp for p: no other one with it, or an older one, is accepted after that.
+func (g *Gateway) accept(p *peer, ts Timestamp, d Device) (psk Key, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dead.Load() {
-		return ts, psk, errDead
-	}
-	if ts, err = in.openTimestamp(&p.secret); err != nil {
-		return ts, psk, err
+		return psk, errDead
 	}
 	g.apply(p, d)
-	if !after(ts, p.received) {
-		return ts, psk, errStale
-	}
 	now := g.now()
-	if now-p.lastInitiation <= initiationInterval {
-		return ts, psk, errFrequent
+	if err := p.admits(ts, d.Received, now); err != nil {
+		return psk, err
 	}
 	p.received, p.lastInitiation = ts, now
-	return ts, p.psk, nil
+	return p.psk, nil
 }
 
 // offer keeps a keypair as next and completes the response m with its macs.
@@ -160,7 +197,7 @@ func (g *Gateway) confirm(kp *keypair, from *endpoint) {
 
 // establish notes that p's current keypair is confirmed and that the device is at that address. Under p.mu.
 func (g *Gateway) establish(p *peer, from *endpoint) {
-	p.endpoint.Store(from)
+	g.locate(p, from)
 	p.timers.complete()
 	p.attempts, p.target = 0, nil
 	p.established = true
@@ -182,7 +219,7 @@ func (g *Gateway) roam(p *peer, from *endpoint) {
 	if p.dead.Load() {
 		return
 	}
-	p.endpoint.Store(from)
+	g.locate(p, from)
 	if old != nil && old.addr != from.addr && p.roamed == nil {
 		p.roamed = &notice{p.event(Roamed, g.cfg.Now()), p}
 		g.outbox.put(p.roamed)

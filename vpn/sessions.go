@@ -59,13 +59,16 @@ func (g *Gateway) peer(k Key) *peer {
 	return g.peers[k]
 }
 
-// newPeer makes the state of a device that has none. It costs one X25519.
+// newPeer makes the state of a device that has none. It costs one X25519, unless the device was named lately.
 func (g *Gateway) newPeer(d Device) (*peer, error) {
-	r, secret, err := g.identity.newRemote(d.Key)
-	if err != nil {
-		return nil, err
+	lately, ok := g.remotes.get(d.Key)
+	if !ok {
+		var err error
+		if lately.remote, lately.secret, err = g.identity.newRemote(d.Key); err != nil {
+			return nil, err
+		}
 	}
-	p := &peer{remote: r, secret: secret}
+	p := &peer{remote: lately.remote, secret: lately.secret}
 	p.update(d)
 	return p, nil
 }
@@ -202,6 +205,7 @@ func (g *Gateway) forget(p *peer, dropped bool) {
 		g.outbox.put(&notice{Event: gone})
 	}
 	p.dead.Store(true)
+	g.known.move(p.endpoint.Load(), nil)
 	current := p.current.Swap(nil)
 	if current != nil {
 		g.confirmed.Add(-1)

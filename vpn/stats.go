@@ -1,6 +1,9 @@
 package vpn
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Stats counts since New. Packets are WireGuard transport messages, keepalives included; bytes are those of whole
 // messages, without UDP and IP headers.
@@ -15,12 +18,16 @@ type Stats struct {
 	ResponsesSent       uint64
 	ResponsesReceived   uint64 // authenticated
 	CookiesReceived     uint64 // authenticated
+	CookiesSent         uint64 // instead of an answer, under load
 	Confirmed           uint64 // handshakes confirmed, both roles
 	GivenUp             uint64 // handshakes given up
 
 	Malformed       uint64 // datagrams of no known type and length, and batches that the bind could not take apart
 	BadMAC          uint64 // handshake messages whose mac1 is wrong
-	QueueFull       uint64 // handshake messages dropped before a worker saw them
+	BadCookie       uint64 // initiations under load with a mac2 that is not of a cookie of ours; they get one
+	CookiesHeld     uint64 // cookie replies not sent, because there were too many
+	Replaced        uint64 // under load: handshake messages dropped for a newer one of the same sender
+	QueueFull       uint64 // handshake messages dropped because too many waited, where most of them came from
 	BadHandshake    uint64 // handshake messages that do not authenticate, or answer nothing
 	UnknownDevice   uint64 // initiations of devices that Lookup does not know
 	StaleTimestamp  uint64 // initiations refused as replays
@@ -39,13 +46,16 @@ type Stats struct {
 	ReadErrors      uint64 // of the TUN
 	WriteErrors     uint64 // batches that the TUN refused, whole or in part
 	RequestsDropped uint64 // own initiations dropped because too many were waiting
+
+	UnderLoad time.Duration // time in which unknown sources were asked for a cookie
 }
 
 // counters is Stats while it is being counted.
 type counters struct {
 	rxPackets, rxBytes, txPackets, txBytes                                                 atomic.Uint64
 	initiationsReceived, initiationsInjected, initiationsSteered, initiationsSent          atomic.Uint64
-	responsesSent, responsesReceived, cookiesReceived, confirmed, givenUp                  atomic.Uint64
+	responsesSent, responsesReceived, cookiesReceived, cookiesSent, confirmed, givenUp     atomic.Uint64
+	badCookie, cookiesHeld, replaced                                                       atomic.Uint64
 	malformed, badMAC, queueFull, badHandshake, unknownDevice, staleTimestamp, tooFrequent atomic.Uint64
 	unknownIndex, expired, forged, replayed, badPacket, badSource                          atomic.Uint64
 	noSession, overflow, fenced, requestsDropped                                           atomic.Uint64
@@ -60,7 +70,8 @@ func (g *Gateway) Stats() Stats {
 		InitiationsReceived: c.initiationsReceived.Load(), InitiationsInjected: c.initiationsInjected.Load(),
 		InitiationsSteered: c.initiationsSteered.Load(), InitiationsSent: c.initiationsSent.Load(),
 		ResponsesSent: c.responsesSent.Load(), ResponsesReceived: c.responsesReceived.Load(),
-		CookiesReceived: c.cookiesReceived.Load(), Confirmed: c.confirmed.Load(), GivenUp: c.givenUp.Load(),
+		CookiesReceived: c.cookiesReceived.Load(), CookiesSent: c.cookiesSent.Load(), Confirmed: c.confirmed.Load(), GivenUp: c.givenUp.Load(),
+		BadCookie: c.badCookie.Load(), CookiesHeld: c.cookiesHeld.Load(), Replaced: c.replaced.Load(), UnderLoad: g.intake.timeLoaded(g.now()),
 		Malformed: c.malformed.Load(), BadMAC: c.badMAC.Load(), QueueFull: c.queueFull.Load(), BadHandshake: c.badHandshake.Load(),
 		UnknownDevice: c.unknownDevice.Load(), StaleTimestamp: c.staleTimestamp.Load(), TooFrequent: c.tooFrequent.Load(),
 		UnknownIndex: c.unknownIndex.Load(), Expired: c.expired.Load(), Forged: c.forged.Load(), Replayed: c.replayed.Load(),

@@ -10,27 +10,6 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// datagram is a received handshake message waiting for a worker.
-type datagram struct {
-	bytes    [initiationSize]byte
-	size     int
-	from     conn.Endpoint
-	injected bool // by another gateway: not to be steered again
-}
-
-func (d *datagram) message() []byte { return d.bytes[:d.size] }
-
-// enqueue hands a handshake message to the workers. It never blocks; from a full queue the message is dropped.
-func (g *Gateway) enqueue(m []byte, from conn.Endpoint, injected bool) {
-	d := datagram{from: from, injected: injected, size: len(m)}
-	copy(d.bytes[:], m)
-	select {
-	case g.handshakes <- d:
-	default:
-		g.count.queueFull.Add(1)
-	}
-}
-
 // Inject answers an initiation that another gateway has handed to us, from our own port and without steering, as if it
 // had come from that address. It copies, never blocks, and drops when too many are waiting.
 func (g *Gateway) Inject(initiation []byte, from netip.AddrPort) {
@@ -196,8 +175,10 @@ func (g *Gateway) work(ctx context.Context) error {
 			if q, ok := g.requests.take(); ok {
 				g.initiate(q)
 			}
-		case d := <-g.handshakes:
-			g.handle(&d)
+		case <-g.intake.wake:
+			if d := g.intake.take(); d != nil {
+				g.handle(d)
+			}
 		}
 	}
 }

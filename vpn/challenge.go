@@ -1,0 +1,154 @@
+package vpn
+
+import (
+	"context"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/subtle"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/chacha20poly1305"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// cookies makes and checks the cookies by which a device shows, under load, that it is where its messages say
+// (whitepaper §5.4.7). Their secret follows from the cluster's private key and the time, so every gateway of the
+// cluster takes what another one has handed out and none has to tell: time is cut into slots of two minutes, cookies
+// are made under the secret of now and taken under it and its neighbours, so gateways may be up to two minutes apart.
+type cookies struct {
+	aead    cipher.AEAD // of cookie replies
+	key     [32]byte    // the secrets are derived from it
+	secrets atomic.Pointer[cookieSecrets]
+	queue   chan challenge
+}
+
+// cookieSecrets are those of a slot, the one before and the one after.
+type cookieSecrets struct {
+	slot                  int64
+	current, before, next [32]byte
+}
+
+// challenge is a cookie reply to be made.
+type challenge struct {
+	to     conn.Endpoint
+	sender [4]byte // receiver index of the reply
+	mac1   [macSize]byte
+}
+
+const (
+	cookieSlot   = 120                 // seconds
+	labelSecrets = "gatemesh cookies1" // no message of the protocol is hashed with it
+)
+
+func newCookies(id *identity) *cookies {
+	key := hash([]byte(labelCookie), id.public[:])
+	aead, err := chacha20poly1305.NewX(key[:])
+	if err != nil {
+		panic(err) // the length is right
+	}
+	private := id.private.Bytes() // a copy
+	defer clear(private)
+	return &cookies{aead: aead, key: hmac((*[32]byte)(private), []byte(labelSecrets), nil), queue: make(chan challenge, cookieQueue)}
+}
+
+// at returns the secrets for a time.
+func (c *cookies) at(now time.Time) *cookieSecrets {
+	slot := now.Unix() / cookieSlot
+	if s := c.secrets.Load(); s != nil && s.slot == slot {
+		return s
+	}
+	s := &cookieSecrets{slot: slot, current: c.secret(slot), before: c.secret(slot - 1), next: c.secret(slot + 1)}
+	c.secrets.Store(s)
+	return s
+}
+
+func (c *cookies) secret(slot int64) [32]byte {
+	var b [8]byte
+	le.PutUint64(b[:], uint64(slot))
+	return hmac(&c.key, b[:], nil)
+}
+
+// cookie is MAC(secret, address || port).
+func cookie(secret *[32]byte, of netip.AddrPort) [macSize]byte {
+	var b [18]byte
+	a := of.Addr().As16()
+	copy(b[:], a[:])
+	be.PutUint16(b[16:], of.Port())
+	return mac(secret[:], b[:])
+}
+
+// proves reports whether mac2 of an initiation shows that its sender has received a cookie at that address.
+func (c *cookies) proves(m []byte, from netip.AddrPort, now time.Time) bool {
+	at := len(m) - macSize
+	if [macSize]byte(m[at:]) == [macSize]byte{} {
+		return false
+	}
+	s := c.at(now)
+	for _, secret := range []*[32]byte{&s.current, &s.before, &s.next} {
+		key := cookie(secret, from)
+		sum := mac(key[:], m[:at])
+		if subtle.ConstantTimeCompare(sum[:], m[at:]) == 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// reply makes a cookie reply.
+func (c *cookies) reply(q *challenge, now time.Time) (m [cookieSize]byte) {
+	le.PutUint32(m[:], typeCookie)
+	copy(m[4:], q.sender[:])
+	rand.Read(m[8:32])
+	sealed := cookie(&c.at(now).current, addrPort(q.to))
+	c.aead.Seal(m[32:32], m[8:32], sealed[:], q.mac1[:])
+	return m
+}
+
+// challenge has an initiation answered with a cookie. It never blocks; when too many wait it does nothing.
+func (g *Gateway) challenge(m []byte, from conn.Endpoint) {
+	q := challenge{to: from, sender: [4]byte(m[4:]), mac1: [macSize]byte(m[len(m)-2*macSize:])}
+	select {
+	case g.cookies.queue <- q:
+	default:
+		g.count.cookiesHeld.Add(1)
+	}
+}
+
+// challenges sends cookie replies, up to cookieRate. A reply has less than half the size of what it answers.
+func (g *Gateway) challenges(ctx context.Context) error {
+	limit := bucket{rate: cookieRate, burst: cookieRate / 10}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case q := <-g.cookies.queue:
+			if !limit.take(g.now()) {
+				g.count.cookiesHeld.Add(1)
+				continue
+			}
+			m := g.cookies.reply(&q, g.cfg.Now())
+			if g.send([][]byte{m[:]}, newEndpoint(q.to)) {
+				g.count.cookiesSent.Add(1)
+			}
+		}
+	}
+}
+
+// bucket lets rate events per second through, and burst at once after a pause.
+type bucket struct {
+	rate, burst float64
+	missing     float64       // of a full bucket
+	at          time.Duration // of the last event
+}
+
+func (b *bucket) take(now time.Duration) bool {
+	b.missing = max(0, b.missing-b.rate*max(0, now-b.at).Seconds())
+	b.at = now
+	if b.missing+1 > b.burst {
+		return false
+	}
+	b.missing++
+	return true
+}
