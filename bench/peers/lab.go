@@ -283,19 +283,19 @@ func (p *process) rss() (float64, error) {
 }
 
 // goroutines ends a Go program and counts the goroutines in its last words.
-func (p *process) goroutines() (n int) {
+func (p *process) goroutines() (n int, err error) {
 	_ = p.cmd.Process.Signal(syscall.SIGQUIT)
 	select {
 	case <-p.done:
-	case <-time.After(20 * time.Second):
-		return 0
+	case <-time.After(stepLimit):
+		return 0, errors.New("it does not end by SIGQUIT")
 	}
 	for line := range strings.Lines(p.text()) {
 		if strings.HasPrefix(line, "goroutine ") && strings.HasSuffix(line, "]:\n") {
 			n++
 		}
 	}
-	return n
+	return n, nil
 }
 
 // listens says whether somebody answers at a unix socket.

@@ -21,6 +21,7 @@ type options struct {
 	handshakes int
 	settle     time.Duration
 	only       []string
+	parts      string
 	json       string
 }
 
@@ -50,16 +51,17 @@ func exit(err error) {
 func parse() (o options) {
 	short := flag.Bool("short", false, "one round of runs of one second")
 	only := flag.String("only", strings.Join(names(), ","), "gateways to measure; the first one is what ratios are of")
+	flag.StringVar(&o.parts, "parts", "traffic,handshakes", "what to measure")
 	flag.IntVar(&o.rounds, "rounds", 4, "rounds; an even number balances the order")
 	flag.IntVar(&o.seconds, "seconds", 3, "length of one iperf3 run")
-	flag.IntVar(&o.handshakes, "handshakes", 10000, "handshakes of one run, at least one per device")
+	flag.IntVar(&o.handshakes, "handshakes", 5000, "handshakes of one run, beside the first one of each device")
 	flag.DurationVar(&o.settle, "settle", 3*time.Second, "rest before memory is read")
 	flag.StringVar(&o.json, "json", "", "file for all samples; -: stdout, instead of the table")
 	flag.Parse()
 	o.devices = []int{1000, 10000}
 	o.only = strings.Split(*only, ",")
 	if *short {
-		o.rounds, o.seconds = 1, 1
+		o.rounds, o.seconds, o.handshakes = 1, 1, 2000
 	}
 	return o
 }
@@ -99,10 +101,12 @@ func run(ctx context.Context, o options) (err error) {
 // must not spoil an hour.
 func (l *lab) round(c candidate, round int, o options, r *result) {
 	add := func(metric string, value float64) { r.add(c.name, metric, round, value) }
-	if err := l.traffic(c, o, add); err != nil {
-		r.failed(c.name, round, fmt.Errorf("traffic: %w", err))
+	if strings.Contains(o.parts, "traffic") {
+		if err := l.traffic(c, o, add); err != nil {
+			r.failed(c.name, round, fmt.Errorf("traffic: %w", err))
+		}
 	}
-	if c.name == "openvpn" { // another handshake altogether
+	if c.name == "openvpn" || !strings.Contains(o.parts, "handshakes") { // OpenVPN's is another one altogether
 		return
 	}
 	for _, n := range o.devices {

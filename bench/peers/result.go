@@ -97,15 +97,17 @@ func (r *result) value(gateway, metric string, round int) (v float64, ok bool) {
 // perDevice is what one connected device more costs: the difference between the most and the fewest devices.
 func (r *result) perDevice(gateway string, round int, devices []int) {
 	few, many := slices.Min(devices), slices.Max(devices)
-	for metric, name := range map[string]string{"rss, %d connected, MB": "rss/device, KB", "goroutines, %d connected": "goroutines/device"} {
-		a, ok1 := r.value(gateway, fmt.Sprintf(metric, few), round)
-		b, ok2 := r.value(gateway, fmt.Sprintf(metric, many), round)
+	for _, m := range []struct {
+		of, name string
+		scale    float64
+	}{
+		{"rss, %d connected, MB", "rss/device, KB", 1000},
+		{"goroutines, %d connected", "goroutines/device", 1},
+	} {
+		a, ok1 := r.value(gateway, fmt.Sprintf(m.of, few), round)
+		b, ok2 := r.value(gateway, fmt.Sprintf(m.of, many), round)
 		if ok1 && ok2 && many > few {
-			scale := 1.0
-			if strings.HasPrefix(metric, "rss") {
-				scale = 1000 // from MB
-			}
-			r.add(gateway, name, round, (b-a)*scale/float64(many-few))
+			r.add(gateway, m.name, round, (b-a)*m.scale/float64(many-few))
 		}
 	}
 }
