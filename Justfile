@@ -25,8 +25,17 @@ lab:
 lab-strict:
     go test -count=1 -timeout 60m -v -run TestLab ./node -lab.full -lab.strict
 
+# all benchmarks, ten times, to bench/new.txt
 bench:
-    go test -run='^$' -bench=. -count=10 ./... | tee bench/new.txt
+    { echo "# $(date -u +%FT%TZ), $(uname -srm), $(uptime)"; go test -run='^$' -bench=. -count=10 -timeout=60m ./...; } | tee bench/new.txt
+
+# bench/new.txt beside the committed baseline
+bench-compare:
+    go tool benchstat bench/baseline.txt bench/new.txt
+
+# gatemesh beside wireguard-go, its fork and OpenVPN (root, Linux); -short is one quick round
+peers *args:
+    go run -C bench/peers . {{args}}
 
 benchonce:
     go test -run='^$' -bench=. -benchtime=1x ./...
