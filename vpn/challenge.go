@@ -118,13 +118,13 @@ func (g *Gateway) challenge(m []byte, from conn.Endpoint) {
 
 // challenges sends cookie replies, up to cookieRate. A reply has less than half the size of what it answers.
 func (g *Gateway) challenges(ctx context.Context) error {
-	limit := bucket{rate: cookieRate, burst: cookieRate / 10}
+	var limit bucket
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case q := <-g.cookies.queue:
-			if !limit.take(g.now()) {
+			if !limit.take(cookieRate, g.now()) {
 				g.count.cookiesHeld.Add(1)
 				continue
 			}
@@ -134,21 +134,4 @@ func (g *Gateway) challenges(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// bucket lets rate events per second through, and burst at once after a pause.
-type bucket struct {
-	rate, burst float64
-	missing     float64       // of a full bucket
-	at          time.Duration // of the last event
-}
-
-func (b *bucket) take(now time.Duration) bool {
-	b.missing = max(0, b.missing-b.rate*max(0, now-b.at).Seconds())
-	b.at = now
-	if b.missing+1 > b.burst {
-		return false
-	}
-	b.missing++
-	return true
 }

@@ -86,9 +86,9 @@ func TestCookieSecretsDiffer(t *testing.T) {
 }
 
 func TestBucket(t *testing.T) {
-	b := bucket{rate: 100, burst: 10}
+	var b bucket
 	count := func(at time.Duration) (n int) {
-		for b.take(at) {
+		for b.take(100, at) {
 			n++
 		}
 		return n

@@ -2,6 +2,7 @@ package vpn
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,20 +55,25 @@ type Gateway struct {
 	port     uint16
 	batch    int // of the bind
 
-	allowed    allowedIPs
-	indices    indexTable
-	schedule   *schedule
-	outbox     *outbox
-	requests   *requests
-	intake     *intake
-	cookies    *cookies
-	known      *known
-	remotes    remotes
-	allowUntil atomic.Int64  // the fence, since start
-	staged     atomic.Int64  // packets waiting for keys, all devices
-	confirmed  atomic.Int64  // devices with a current keypair
-	generation atomic.Uint64 // of what Lookup says: raised by Refresh
-	count      counters
+	incarnation uint64
+	allowed     allowedIPs
+	indices     indexTable
+	schedule    *schedule
+	outbox      *outbox
+	requests    *requests
+	vault       *vault
+	strangers   *strangers
+	intake      *intake
+	cookies     *cookies
+	whereabouts *whereabouts
+	remotes     remotes
+	allowUntil  atomic.Int64  // the fence, since start
+	staged      atomic.Int64  // packets waiting for keys, all devices
+	confirmed   atomic.Int64  // devices with a current keypair
+	generation  atomic.Uint64 // of what Lookup says: raised by Refresh
+	exported    atomic.Uint64 // exports made, by which they are numbered
+	lastRenewal atomic.Int64  // the last time that was given out for making new keys after a takeover, since start
+	count       counters
 
 	pending pending
 
@@ -108,15 +114,20 @@ func New(cfg Config) (*Gateway, error) {
 		cfg.Notify = func(Event) {}
 	}
 	g := &Gateway{
-		cfg:      cfg,
-		start:    time.Now().Add(-time.Hour),
-		schedule: newSchedule(),
-		outbox:   newOutbox(),
-		requests: newRequests(),
-		intake:   newIntake(),
-		known:    newKnown(),
-		peers:    make(map[Key]*peer),
+		cfg:         cfg,
+		start:       time.Now().Add(-time.Hour),
+		schedule:    newSchedule(),
+		outbox:      newOutbox(),
+		requests:    newRequests(),
+		vault:       newVault(),
+		strangers:   newStrangers(),
+		intake:      newIntake(),
+		whereabouts: newWhereabouts(),
+		peers:       make(map[Key]*peer),
 	}
+	var random [8]byte
+	rand.Read(random[:])
+	g.incarnation = le.Uint64(random[:])
 	g.life.closed = make(chan struct{})
 	g.closeIO = sync.OnceValue(func() error { return errors.Join(g.cfg.Bind.Close(), g.cfg.TUN.Close()) })
 	if err := g.open(); err != nil {
@@ -238,6 +249,7 @@ func (g *Gateway) Close() error {
 		g.forget(p, true)
 	}
 	g.remotes.erase()
+	g.vault.clear()
 	return err
 }
 

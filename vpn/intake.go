@@ -77,7 +77,7 @@ func (g *Gateway) enqueue(m []byte, from conn.Endpoint, injected bool) {
 	switch {
 	case injected:
 		queue = &g.intake.handed
-	case kind != typeInitiation || g.known.has(addr):
+	case kind != typeInitiation || g.whereabouts.has(addr):
 		queue = &g.intake.first
 	case g.intake.underLoad(g.now()) && !g.cookies.proves(m, addr, g.cfg.Now()):
 		if [macSize]byte(m[len(m)-macSize:]) != [macSize]byte{} {

@@ -81,6 +81,9 @@ func (g *Gateway) prove(in *incoming, d Device) (p *peer, err error) {
 	if p.dead.Load() {
 		return nil, errDead
 	}
+	if err = g.needSecret(p); err != nil {
+		return p, err
+	}
 	if in.proven, err = in.openTimestamp(&p.secret); err == nil {
 		err = p.admits(in.proven, d.Received, g.now())
 	}
@@ -180,7 +183,13 @@ func (g *Gateway) offer(p *peer, ts Timestamp, kp *keypair, m []byte, from *endp
 // confirm makes next current because a packet under it came from that address: the device has the keys.
 func (g *Gateway) confirm(kp *keypair, from *endpoint) {
 	p := kp.peer
+	if !kp.imported.Load() {
+		g.farewell(p, from)
+	}
 	p.mu.Lock()
+	if !p.dead.Load() && kp.imported.Load() {
+		g.followed(p, kp, from)
+	}
 	if p.dead.Load() || p.next != kp {
 		p.mu.Unlock()
 		return
@@ -199,7 +208,9 @@ func (g *Gateway) confirm(kp *keypair, from *endpoint) {
 func (g *Gateway) establish(p *peer, from *endpoint) {
 	g.locate(p, from)
 	p.timers.complete()
-	p.attempts, p.target = 0, nil
+	p.attempts, p.target, p.candidate = 0, nil, nil
+	g.speak(p)
+	p.timers.renew.Store(0)
 	p.established = true
 	p.handshake = g.cfg.Now()
 	if p.since.IsZero() {
@@ -223,5 +234,22 @@ func (g *Gateway) roam(p *peer, from *endpoint) {
 	if old != nil && old.addr != from.addr && p.roamed == nil {
 		p.roamed = &notice{p.event(Roamed, g.cfg.Now()), p}
 		g.outbox.put(p.roamed)
+	}
+}
+
+// suspect is roam for imported keys: the message may be a replay of one that the device sent to its former gateway. So
+// a new address is only a candidate, which the next handshake, begun now, tries first.
+func (g *Gateway) suspect(p *peer, from *endpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old, current := p.endpoint.Load(), p.current.Load()
+	switch {
+	case p.dead.Load():
+	case old == nil || old.addr == from.addr:
+		g.locate(p, from)
+	case current == nil || !current.imported.Load(): // what comes under older keys is late, or a replay
+	case p.candidate == nil || p.candidate.addr != from.addr:
+		p.candidate = from
+		g.want(p, g.now())
 	}
 }

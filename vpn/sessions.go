@@ -61,16 +61,26 @@ func (g *Gateway) peer(k Key) *peer {
 
 // newPeer makes the state of a device that has none. It costs one X25519, unless the device was named lately.
 func (g *Gateway) newPeer(d Device) (*peer, error) {
-	lately, ok := g.remotes.get(d.Key)
-	if !ok {
-		var err error
-		if lately.remote, lately.secret, err = g.identity.newRemote(d.Key); err != nil {
+	p := &peer{}
+	if lately, ok := g.remotes.get(d.Key); ok {
+		p.remote, p.secret = lately.remote, lately.secret
+	} else {
+		p.remote = remoteOf(d.Key)
+		if err := g.needSecret(p); err != nil {
 			return nil, err
 		}
 	}
-	p := &peer{remote: lately.remote, secret: lately.secret}
 	p.update(d)
 	return p, nil
+}
+
+// needSecret makes what p's handshakes need, with one X25519, if that has not been done. Under p.mu, or before p is
+// published.
+func (g *Gateway) needSecret(p *peer) (err error) {
+	if p.secret == ([32]byte{}) {
+		p.secret, err = g.identity.shared(p.remote)
+	}
+	return err
 }
 
 // adopt makes p the state of its device, unless there is one already, which is returned instead. Either way it is
@@ -138,6 +148,7 @@ func (g *Gateway) Refresh(keys ...Key) {
 		for _, p := range g.live() {
 			keys = append(keys, p.key)
 		}
+		keys = append(keys, g.vault.devices()...) // a device that is in both is refreshed twice
 	}
 	g.refresh(keys...)
 }
@@ -159,11 +170,14 @@ func (g *Gateway) refresh(keys ...Key) {
 	}
 	var rest []refreshed
 	for _, k := range keys {
+		d, ok := g.cfg.Lookup(k)
+		if !ok {
+			g.vault.drop(k)
+		}
 		p := g.peer(k)
 		if p == nil {
 			continue
 		}
-		d, ok := g.cfg.Lookup(k)
 		if !ok {
 			g.forget(p, true)
 			continue
@@ -205,7 +219,7 @@ func (g *Gateway) forget(p *peer, dropped bool) {
 		g.outbox.put(&notice{Event: gone})
 	}
 	p.dead.Store(true)
-	g.known.move(p.endpoint.Load(), nil)
+	g.whereabouts.move(p.endpoint.Load(), nil)
 	current := p.current.Swap(nil)
 	if current != nil {
 		g.confirmed.Add(-1)
@@ -235,7 +249,11 @@ func (g *Gateway) forget(p *peer, dropped bool) {
 func (g *Gateway) retire(keypairs ...*keypair) {
 	for _, kp := range keypairs {
 		if kp != nil {
-			g.indices.release(kp.local)
+			g.indices.remove(kp)
+			if !kp.foreign {
+				g.indices.release(kp.local)
+			}
+			g.vault.retire(kp)
 			kp.erase()
 		}
 	}
@@ -248,7 +266,7 @@ func (p *peer) event(kind EventKind, at time.Time) Event {
 		e.Endpoint = ep.addr
 	}
 	if kp := p.current.Load(); kp != nil {
-		e.Initiator = kp.initiator
+		e.Initiator, e.Index = kp.initiator, kp.local
 	}
 	return e
 }
