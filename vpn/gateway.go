@@ -61,6 +61,7 @@ type Gateway struct {
 	requests   *requests
 	handshakes chan datagram
 	allowUntil atomic.Int64  // the fence, since start
+	slept      atomic.Int64  // what Slept has added to the clock
 	staged     atomic.Int64  // packets waiting for keys, all devices
 	confirmed  atomic.Int64  // devices with a current keypair
 	generation atomic.Uint64 // of what Lookup says: raised by Refresh
@@ -233,8 +234,9 @@ func (g *Gateway) Close() error {
 // Port is the UDP port in use.
 func (g *Gateway) Port() uint16 { return g.port }
 
-// now is the time since start. It goes on while the process is frozen.
-func (g *Gateway) now() time.Duration { return time.Since(g.start) }
+// now is the time since start. It goes on while the process is frozen; for what the monotonic clock has missed, see
+// Slept.
+func (g *Gateway) now() time.Duration { return time.Since(g.start) + time.Duration(g.slept.Load()) }
 
 // Allow moves the sender's fence: handshake and transport messages leave only before until, which is made from
 // time.Now, so that steps of the wall clock do not count. The zero time closes it; before the first call it is closed. Data that it holds back is lost; initiations are retried by their timers.
@@ -243,7 +245,17 @@ func (g *Gateway) Allow(until time.Time) {
 		g.allowUntil.Store(0)
 		return
 	}
-	g.allowUntil.Store(int64(until.Sub(g.start)))
+	g.allowUntil.Store(int64(until.Sub(g.start)) + g.slept.Load())
+}
+
+// Slept moves the engine's clock on by d, for which the host slept and its monotonic clock stood still: keys have aged
+// by it, and the fence has closed if its deadline was nearer. A d that is not positive does nothing.
+func (g *Gateway) Slept(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	g.slept.Add(int64(d))
+	g.schedule.rouse()
 }
 
 // send lets sealed messages leave for an endpoint, if the fence is open now, and reports whether they did.
@@ -257,10 +269,13 @@ func (g *Gateway) send(messages [][]byte, to *endpoint) bool {
 		if to.single.Load() {
 			n = 1
 		}
-		err := g.cfg.Bind.Send(messages[:n], to.Endpoint)
+		err := g.cfg.Bind.Send(messages[:n], to.form())
 		if n > 1 && tooLarge(err) {
 			to.single.Store(true)
 			continue // the same messages again: those that did leave are replays to the device
+		}
+		if sourceRefused(err) && g.unbindSource(to) {
+			continue
 		}
 		if err != nil {
 			g.sendFailed(to, err)

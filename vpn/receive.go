@@ -187,7 +187,7 @@ func (r *receiver) accepted(now time.Duration) {
 	g.count.rxPackets.Add(r.count)
 	g.count.rxBytes.Add(r.bytes)
 	p.rxBytes.Add(r.bytes)
-	if at := p.endpoint.Load(); at == nil || at.addr != addrPort(r.from) || at.src != r.from.SrcIP() {
+	if at := p.endpoint.Load(); at == nil || at.addr != addrPort(r.from) || at.src != r.from.SrcIP() || at.bare.Load() != nil {
 		g.roam(p, newEndpoint(normalized(r.from)))
 	}
 	p.timers.anyReceived()

@@ -32,6 +32,7 @@ type Stats struct {
 	BadPacket       uint64 // authentic, but no IP packet inside
 	BadSource       uint64 // inner source address is not the device's
 	NoSession       uint64 // packets from the TUN for an address without session
+	Unreachable     uint64 // ICMP errors told about them
 	Overflow        uint64 // packets waiting for keys that were pushed out or given up
 	Fenced          uint64 // messages held back by the sender's fence
 	SendErrors      uint64
@@ -48,7 +49,7 @@ type counters struct {
 	responsesSent, responsesReceived, cookiesReceived, confirmed, givenUp                  atomic.Uint64
 	malformed, badMAC, queueFull, badHandshake, unknownDevice, staleTimestamp, tooFrequent atomic.Uint64
 	unknownIndex, expired, forged, replayed, badPacket, badSource                          atomic.Uint64
-	noSession, overflow, fenced, requestsDropped                                           atomic.Uint64
+	noSession, unreachable, overflow, fenced, requestsDropped                              atomic.Uint64
 	sendErrors, receiveErrors, readErrors, writeErrors                                     atomic.Uint64
 }
 
@@ -64,7 +65,7 @@ func (g *Gateway) Stats() Stats {
 		Malformed: c.malformed.Load(), BadMAC: c.badMAC.Load(), QueueFull: c.queueFull.Load(), BadHandshake: c.badHandshake.Load(),
 		UnknownDevice: c.unknownDevice.Load(), StaleTimestamp: c.staleTimestamp.Load(), TooFrequent: c.tooFrequent.Load(),
 		UnknownIndex: c.unknownIndex.Load(), Expired: c.expired.Load(), Forged: c.forged.Load(), Replayed: c.replayed.Load(),
-		BadPacket: c.badPacket.Load(), BadSource: c.badSource.Load(), NoSession: c.noSession.Load(), Overflow: c.overflow.Load(),
+		BadPacket: c.badPacket.Load(), BadSource: c.badSource.Load(), NoSession: c.noSession.Load(), Unreachable: c.unreachable.Load(), Overflow: c.overflow.Load(),
 		Fenced: c.fenced.Load(), SendErrors: c.sendErrors.Load(), ReceiveErrors: c.receiveErrors.Load(),
 		ReadErrors: c.readErrors.Load(), WriteErrors: c.writeErrors.Load(), RequestsDropped: c.requestsDropped.Load(),
 	}

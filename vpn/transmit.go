@@ -15,6 +15,7 @@ import (
 type transmitter struct {
 	g   *Gateway
 	out [][]byte // sealed messages of the run at hand
+	unreachables
 }
 
 // transmit seals what comes from the TUN. Only the TUN's end ends it: what one packet makes Read say stops no other.
@@ -68,15 +69,17 @@ func (t *transmitter) batch(buffers [][]byte, sizes []int, now time.Duration) {
 		last = dst
 	}
 	t.run(owner, buffers[begin:], sizes[begin:], now)
+	t.tell()
 }
 
 // run seals and sends packets for one device; those of size 0 are skipped.
 func (t *transmitter) run(p *peer, buffers [][]byte, sizes []int, now time.Duration) {
 	g := t.g
 	if p == nil {
-		for _, n := range sizes[:len(buffers)] {
-			if n > 0 {
+		for i, b := range buffers {
+			if n := sizes[i]; n > 0 {
 				g.count.noSession.Add(1)
+				t.add(b[headerSize:headerSize+n], now)
 			}
 		}
 		return
