@@ -78,8 +78,10 @@ type Gateway struct {
 		running    sync.WaitGroup // Run
 		isClosed   bool
 		started    bool
+		isRunning  bool
+		spent      bool         // Run has ended: bind and TUN are closed
+		closeIO    func() error // closes bind and TUN, once
 	}
-	closeIO func() error // closes bind and TUN, once
 }
 
 // New opens the UDP port and starts nothing. It returns a *PortError when the port cannot be opened.
@@ -115,9 +117,9 @@ func New(cfg Config) (*Gateway, error) {
 		peers:      make(map[Key]*peer),
 	}
 	g.life.closed = make(chan struct{})
-	g.closeIO = sync.OnceValue(func() error { return errors.Join(g.cfg.Bind.Close(), g.cfg.TUN.Close()) })
+	g.life.closeIO = g.ioCloser()
 	if err := g.open(); err != nil {
-		g.closeIO()
+		g.life.closeIO()
 		return nil, err
 	}
 	return g, nil
@@ -141,27 +143,20 @@ func (g *Gateway) open() (err error) {
 	return nil
 }
 
-// Run moves packets until ctx is done, which is no error, or the port or the TUN is closed by somebody else. Other
-// errors of theirs are counted and tried again. It may be called once; afterwards the port and the TUN are closed.
+// Run moves packets until ctx is done, which is no error, or the port or the TUN fails for good: closed by somebody
+// else, or nothing but errors for failingFor; then the error wraps ErrSocket or ErrTUN and Reopen is possible. Other
+// errors of theirs are counted and tried again. Afterwards the port and the TUN are closed.
 func (g *Gateway) Run(ctx context.Context) error {
-	g.life.Lock()
-	switch {
-	case g.life.isClosed:
-		g.life.Unlock()
-		return ErrClosed
-	case g.life.started:
-		g.life.Unlock()
-		return errors.New("gateway has been run already")
+	closeIO, err := g.begins()
+	if err != nil {
+		return err
 	}
-	g.life.started = true
-	g.life.running.Add(1)
-	g.life.Unlock()
-	defer g.life.running.Done()
+	defer g.ends()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return g.unblock(ctx, cancel) })
+	group.Go(func() error { return g.unblock(ctx, cancel, closeIO) })
 	for _, receive := range g.receive {
 		group.Go(func() error { return g.receiveFrom(ctx, receive) })
 	}
@@ -175,29 +170,37 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// begins notes that Run begins, if it may, and returns what closes the bind and the TUN.
+func (g *Gateway) begins() (closeIO func() error, err error) {
+	g.life.Lock()
+	defer g.life.Unlock()
+	switch {
+	case g.life.isClosed:
+		return nil, ErrClosed
+	case g.life.isRunning || g.life.spent:
+		return nil, errors.New("gateway has been run already")
+	}
+	g.life.started, g.life.isRunning = true, true
+	g.life.running.Add(1)
+	return g.life.closeIO, nil
+}
+
+func (g *Gateway) ends() {
+	g.life.Lock()
+	defer g.life.Unlock()
+	g.life.isRunning, g.life.spent = false, true
+	g.life.running.Done()
+}
+
 // unblock ends the goroutines that wait for the socket or the TUN.
-func (g *Gateway) unblock(ctx context.Context, cancel context.CancelFunc) error {
+func (g *Gateway) unblock(ctx context.Context, cancel context.CancelFunc, closeIO func() error) error {
 	select {
 	case <-ctx.Done():
 	case <-g.life.closed:
 		cancel()
 	}
-	g.closeIO() // Close tells the error
+	closeIO() // Close tells the error
 	return nil
-}
-
-// watchTUN drains the device's events; it follows nothing but its end.
-func (g *Gateway) watchTUN(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case _, ok := <-g.cfg.TUN.Events():
-			if !ok {
-				return nil
-			}
-		}
-	}
 }
 
 // notify tells events, in order.
@@ -224,7 +227,10 @@ func (g *Gateway) Close() error {
 	}
 	g.life.Unlock()
 	g.life.running.Wait()
-	err := g.closeIO()
+	g.life.Lock()
+	closeIO := g.life.closeIO // there is no other any more
+	g.life.Unlock()
+	err := closeIO()
 	for _, p := range g.live() {
 		g.forget(p, true)
 	}

@@ -18,7 +18,8 @@ type transmitter struct {
 	unreachables
 }
 
-// transmit seals what comes from the TUN. Only the TUN's end ends it: what one packet makes Read say stops no other.
+// transmit seals what comes from the TUN. Only the TUN's end, or errors that do not end, end it: what one packet makes
+// Read say stops no other.
 func (g *Gateway) transmit(ctx context.Context) error {
 	n := g.cfg.TUN.BatchSize()
 	buffers, sizes := makeBuffers(n), make([]int, n)
@@ -33,11 +34,14 @@ func (g *Gateway) transmit(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, os.ErrClosed):
-			return fmt.Errorf("TUN was closed: %w", err)
+			return fmt.Errorf("%w: read: %w", ErrTUN, err)
 		default:
 			g.count.readErrors.Add(1)
 			if !pause.failed(ctx, "read from TUN", err) {
 				return nil
+			}
+			if pause.lasting() {
+				return fmt.Errorf("%w: read: %w", ErrTUN, err)
 			}
 		}
 	}
