@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
-	"golang.zx2c4.com/wireguard/replay"
 )
 
 // keypair is one session's keys, for both directions. Its fields but confirmed are set once, before it is published.
@@ -91,7 +90,7 @@ type opener struct {
 	mu     sync.Mutex  // guards the fields below
 	aead   cipher.AEAD // nil: erased
 	nonce  [chacha20poly1305.NonceSize]byte
-	filter replay.Filter
+	filter window
 }
 
 // verdict is what became of a transport message.
