@@ -57,7 +57,8 @@ type Config struct {
 	LAN     mesh.LAN
 	Bind    conn.Bind
 	TUN     tun.Device
-	Control net.Listener // in place of the control socket
+	OpenTUN func() (tun.Device, error) // opens another one when TUN has failed; nil: there is none
+	Control net.Listener               // in place of the control socket
 	Now     func() time.Time
 }
 

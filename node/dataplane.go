@@ -41,14 +41,37 @@ func (n *Node) openDataplane(f facts) (tun.Device, string, error) {
 	if routes, err := vpn.OverlappingRoutes(f.pool); err == nil && len(routes) > 0 {
 		n.log.Warn("the pool overlaps routes of this host: devices cannot reach what lies behind them", "pool", f.pool, "routes", strings.Join(routes, ", "))
 	}
+	dev, err := n.openUserspace(inner)
+	return dev, DataplaneUserspace, err
+}
+
+// openPlane opens again what openDataplane has chosen.
+func (n *Node) openPlane(f facts, plane string) (tun.Device, error) {
+	inner := cluster.GatewayAddresses(f.pool, f.ula)
+	switch {
+	case n.cfg.OpenTUN != nil:
+		return n.cfg.OpenTUN()
+	case n.cfg.TUN != nil:
+		return nil, errors.New("no other TUN device was given")
+	case plane == DataplaneTUN:
+		dev, err := n.openTUN(f, inner)
+		if err != nil {
+			return nil, explainTUN(err)
+		}
+		return dev, nil
+	}
+	return n.openUserspace(inner)
+}
+
+func (n *Node) openUserspace(inner [2]netip.Addr) (tun.Device, error) {
 	dialer := &net.Dialer{Timeout: 10 * time.Second}
 	dev, err := vpn.NewUserspace(vpn.UserspaceConfig{
 		MTU: tunnelMTU, Addresses: inner[:], Dial: dialer.DialContext, Log: n.log.With("component", "userspace"),
 	})
 	if err != nil {
-		return nil, "", fmt.Errorf("open userspace stack: %w", err)
+		return nil, fmt.Errorf("open userspace stack: %w", err)
 	}
-	return dev, DataplaneUserspace, nil
+	return dev, nil
 }
 
 func (n *Node) openTUN(f facts, inner [2]netip.Addr) (tun.Device, error) {

@@ -35,8 +35,8 @@ type fence[ID comparable] struct {
 func (f *fence[ID]) beat(now time.Time, alive []ID) (until time.Time) {
 	// The monotonic clock stands still while a host sleeps, the wall clock
 	// does not; one that is set ahead costs a pause.
-	gap := max(now.Sub(f.last), now.Round(0).Sub(f.last.Round(0)))
-	if !f.last.IsZero() && gap > fenceLease && len(alive) > 0 {
+	gap := max(monotonicAndWall(f.last, now))
+	if gap > fenceLease && len(alive) > 0 {
 		f.pause = now.Add(fencePause)
 		if gap > fenceGap {
 			f.resync = now.Add(fenceResync)
@@ -52,6 +52,29 @@ func (f *fence[ID]) beat(now time.Time, alive []ID) (until time.Time) {
 	}
 	f.waiting = nil
 	return now.Add(fenceLease)
+}
+
+// sleepLeast is by how much the clocks must disagree to be taken for a sleep: a
+// clock that is slewed gains far less between two beats.
+const sleepLeast = time.Second
+
+// slept returns how long the host slept, or was frozen by its hypervisor,
+// between two beats that are so far apart by its clocks. A wall clock that was
+// set ahead looks the same; keys that age by it are renewed sooner.
+func slept(monotonic, wall time.Duration) time.Duration {
+	if d := wall - monotonic; d > sleepLeast {
+		return d
+	}
+	return 0
+}
+
+// monotonicAndWall returns how far from is before to by both clocks; zero times
+// are not.
+func monotonicAndWall(from, to time.Time) (monotonic, wall time.Duration) {
+	if from.IsZero() {
+		return 0, 0
+	}
+	return to.Sub(from), to.Round(0).Sub(from.Round(0))
 }
 
 // heard notes that a peer has told all it knows since the gap, or is gone.

@@ -60,3 +60,21 @@ func TestFence(t *testing.T) {
 		t.Fatal("a lone gateway is silent after a pause")
 	}
 }
+
+func TestSlept(t *testing.T) {
+	for _, test := range []struct{ monotonic, wall, want time.Duration }{
+		{100 * time.Millisecond, 100 * time.Millisecond, 0},
+		{100 * time.Millisecond, time.Second, 0},
+		{100 * time.Millisecond, 3 * time.Minute, 3*time.Minute - 100*time.Millisecond},
+		{time.Hour, time.Hour, 0}, // stopped, not asleep: the engine's clock went on
+		{time.Second, -time.Hour, 0},
+		{0, 0, 0},
+	} {
+		if got := slept(test.monotonic, test.wall); got != test.want {
+			t.Errorf("slept(%v, %v) = %v, want %v", test.monotonic, test.wall, got, test.want)
+		}
+	}
+	if m, w := monotonicAndWall(time.Time{}, time.Now()); m != 0 || w != 0 {
+		t.Errorf("before the first beat: %v, %v", m, w)
+	}
+}

@@ -50,7 +50,7 @@ type parts struct {
 	changes  chan struct{} // wakes reconcile
 	dirty    dirty
 	rows     sync.Mutex // makes reading and writing our rows of the session table one step
-	ready    atomic.Bool
+	ready    readiness
 }
 
 type closer struct {
@@ -228,6 +228,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	n.onClose("vpn", p.vpn.Close)
 
 	p.mesh.Handle(kindInitiation, n.onInitiation(p))
+	p.mesh.Handle(kindCall, n.onCall(p))
 	p.mesh.Handle(kindSessions, n.onSessionsCall(p))
 
 	p.sessions.Subscribe(n.onForeign(p))
@@ -247,7 +248,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 
 	p.mesh.Connect(came.seeds)
 	g.Go(func() error { return p.mesh.Run(ctx) })
-	g.Go(func() error { return p.vpn.Run(ctx) })
+	g.Go(func() error { return n.serveDevices(ctx, p) })
 	g.Go(func() error { return n.reconcile(ctx, p) })
 	g.Go(func() error { return n.takeOver(ctx, p) })
 	g.Go(func() error { return n.announce(ctx, p) })
@@ -268,7 +269,7 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 	if err := p.peers.waitSynced(ctx, wait); err != nil {
 		return nil //nolint:nilerr // the gateway is being stopped
 	}
-	p.ready.Store(true)
+	p.ready.joined.Store(true)
 	n.log.Info("gateway ready", "name", n.name, "cluster", clusterName(came.facts))
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()

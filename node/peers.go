@@ -69,15 +69,16 @@ func (p *peers) on(e mesh.Event, now time.Time) {
 	}
 }
 
-// beat moves the fence; see [fence].
-func (p *peers) beat(now time.Time) time.Time {
+// beat moves the fence, see [fence], and says how long the host slept before.
+func (p *peers) beat(now time.Time) (until time.Time, asleep time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	asleep = slept(monotonicAndWall(p.fence.last, now))
 	alive := make([]cluster.Node, 0, len(p.alive))
 	for id := range p.alive {
 		alive = append(alive, id)
 	}
-	return p.fence.beat(now, alive)
+	return p.fence.beat(now, alive), asleep
 }
 
 // returned says, once, whether id had fallen before it synced just now.

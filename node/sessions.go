@@ -234,7 +234,9 @@ func (n *Node) recall(p *parts) {
 // beat moves the fence and says how loaded this gateway is.
 func (n *Node) beat(p *parts) func() []byte {
 	return func() []byte {
-		p.vpn.Allow(p.peers.beat(time.Now()))
+		until, asleep := p.peers.beat(time.Now())
+		p.vpn.Slept(asleep)
+		p.vpn.Allow(until)
 		return report{
 			Sessions: p.vpn.Count(), Capacity: n.cfg.Capacity, Serving: p.ready.Load(),
 			Counted: p.steering.counts(),

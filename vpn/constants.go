@@ -41,5 +41,7 @@ const (
 	fenceRetry    = 500 * time.Millisecond // what the fence held back is tried again after this time
 	minBackoff    = time.Millisecond       // pause after the first failed read of the socket or the TUN; doubled up to
 	maxBackoff    = time.Second            // this while they go on failing
+	failsAtOnce   = 50 * time.Millisecond  // reading that waited longer before it failed had something to read
+	failingFor    = 5 * time.Second        // reading that does nothing but fail for so long has failed for good
 	warnInterval  = time.Minute            // the least time between two warnings of one reading goroutine
 )

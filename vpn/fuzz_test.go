@@ -25,7 +25,8 @@ func (r *recorder) Send(bufs [][]byte, _ conn.Endpoint) error {
 }
 
 // FuzzDatagram feeds a gateway that has a confirmed session, an awaited response and an enrolled device with whatever
-// comes. What was not made by one of the three's keys must change nothing and must not be answered.
+// comes, once as it is and once with a right mac1. What was not made by one of the three's keys must change nothing and
+// must not be answered.
 func FuzzDatagram(f *testing.F) {
 	private, public := vpntest.NewKey()
 	d := Device{Key: public}
@@ -56,7 +57,9 @@ func FuzzDatagram(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(bytes.Clone(knock[:])) // without mac1: not answered
+	f.Add(flip(knock[:], 100)) // the timestamp is forged
+	f.Add(flip(knock[:], 50))  // the static key is
+	f.Add(knock[:147])
 	response := make([]byte, responseSize)
 	le.PutUint32(response, typeResponse)
 	le.PutUint32(response[8:], le.Uint32(mine[4:]))
@@ -73,16 +76,27 @@ func FuzzDatagram(f *testing.F) {
 	m[20] ^= 1 // forged
 	f.Add(bytes.Clone(m))
 	f.Add([]byte{})
+	for kind, size := range []int{0, initiationSize, responseSize, cookieSize, keepaliveSize} {
+		f.Add(message(uint32(kind), max(size, 4)))
+	}
+	early := bytes.Clone(m[:headerSize+tagSize]) // a counter beyond the last
+	le.PutUint64(early[8:], RejectAfterMessages)
+	f.Add(early)
 
 	r := &receiver{g: g}
 	buffer := make([]byte, bufferSize)
 	from := &vpntest.Endpoint{AddrPort: netip.MustParseAddrPort("198.51.100.66:666")}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		size := copy(buffer, b)
-		r.datagram(buffer, size, from, g.now())
-		r.flush(g.now())
-		for d := g.intake.take(); d != nil; d = g.intake.take() {
-			g.handle(d)
+		for _, macked := range []bool{false, true} { // the second gets behind mac1, which no fuzzer finds
+			size := copy(buffer, b)
+			if kind := messageType(buffer[:size]); macked && (kind == typeInitiation || kind == typeResponse) {
+				putMAC1(&g.identity.mac1Key, buffer[:size])
+			}
+			r.datagram(buffer, size, from, g.now())
+			r.flush(g.now())
+			for d := g.intake.take(); d != nil; d = g.intake.take() {
+				g.handle(d)
+			}
 		}
 		if len(out.sent) != 0 || len(tun.Packets()) != 0 || p.endpoint.Load() != at || len(g.live()) != 1 || g.requests.queue != nil {
 			t.Errorf("%x changed something", b)

@@ -68,6 +68,7 @@ type Gateway struct {
 	whereabouts *whereabouts
 	remotes     remotes
 	allowUntil  atomic.Int64  // the fence, since start
+	slept       atomic.Int64  // what Slept has added to the clock
 	staged      atomic.Int64  // packets waiting for keys, all devices
 	confirmed   atomic.Int64  // devices with a current keypair
 	generation  atomic.Uint64 // of what Lookup says: raised by Refresh
@@ -86,8 +87,10 @@ type Gateway struct {
 		running    sync.WaitGroup // Run
 		isClosed   bool
 		started    bool
+		isRunning  bool
+		spent      bool         // Run has ended: bind and TUN are closed
+		closeIO    func() error // closes bind and TUN, once
 	}
-	closeIO func() error // closes bind and TUN, once
 }
 
 // New opens the UDP port and starts nothing. It returns a *PortError when the port cannot be opened.
@@ -129,9 +132,9 @@ func New(cfg Config) (*Gateway, error) {
 	rand.Read(random[:])
 	g.incarnation = le.Uint64(random[:])
 	g.life.closed = make(chan struct{})
-	g.closeIO = sync.OnceValue(func() error { return errors.Join(g.cfg.Bind.Close(), g.cfg.TUN.Close()) })
+	g.life.closeIO = g.ioCloser()
 	if err := g.open(); err != nil {
-		g.closeIO()
+		g.life.closeIO()
 		return nil, err
 	}
 	return g, nil
@@ -156,27 +159,20 @@ func (g *Gateway) open() (err error) {
 	return nil
 }
 
-// Run moves packets until ctx is done, which is no error, or the port or the TUN is closed by somebody else. Other
-// errors of theirs are counted and tried again. It may be called once; afterwards the port and the TUN are closed.
+// Run moves packets until ctx is done, which is no error, or the port or the TUN fails for good: closed by somebody
+// else, or nothing but errors for failingFor; then the error wraps ErrSocket or ErrTUN and Reopen is possible. Other
+// errors of theirs are counted and tried again. Afterwards the port and the TUN are closed.
 func (g *Gateway) Run(ctx context.Context) error {
-	g.life.Lock()
-	switch {
-	case g.life.isClosed:
-		g.life.Unlock()
-		return ErrClosed
-	case g.life.started:
-		g.life.Unlock()
-		return errors.New("gateway has been run already")
+	closeIO, err := g.begins()
+	if err != nil {
+		return err
 	}
-	g.life.started = true
-	g.life.running.Add(1)
-	g.life.Unlock()
-	defer g.life.running.Done()
+	defer g.ends()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return g.unblock(ctx, cancel) })
+	group.Go(func() error { return g.unblock(ctx, cancel, closeIO) })
 	for _, receive := range g.receive {
 		group.Go(func() error { return g.receiveFrom(ctx, receive) })
 	}
@@ -195,29 +191,37 @@ func (g *Gateway) Run(ctx context.Context) error {
 // Go's scheduler asks for news of the sockets only every 10 ms.
 func workers(processors int) int { return max(1, min(processors-1, 8)) }
 
+// begins notes that Run begins, if it may, and returns what closes the bind and the TUN.
+func (g *Gateway) begins() (closeIO func() error, err error) {
+	g.life.Lock()
+	defer g.life.Unlock()
+	switch {
+	case g.life.isClosed:
+		return nil, ErrClosed
+	case g.life.isRunning || g.life.spent:
+		return nil, errors.New("gateway has been run already")
+	}
+	g.life.started, g.life.isRunning = true, true
+	g.life.running.Add(1)
+	return g.life.closeIO, nil
+}
+
+func (g *Gateway) ends() {
+	g.life.Lock()
+	defer g.life.Unlock()
+	g.life.isRunning, g.life.spent = false, true
+	g.life.running.Done()
+}
+
 // unblock ends the goroutines that wait for the socket or the TUN.
-func (g *Gateway) unblock(ctx context.Context, cancel context.CancelFunc) error {
+func (g *Gateway) unblock(ctx context.Context, cancel context.CancelFunc, closeIO func() error) error {
 	select {
 	case <-ctx.Done():
 	case <-g.life.closed:
 		cancel()
 	}
-	g.closeIO() // Close tells the error
+	closeIO() // Close tells the error
 	return nil
-}
-
-// watchTUN drains the device's events; it follows nothing but its end.
-func (g *Gateway) watchTUN(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case _, ok := <-g.cfg.TUN.Events():
-			if !ok {
-				return nil
-			}
-		}
-	}
 }
 
 // notify tells events, in order.
@@ -244,7 +248,10 @@ func (g *Gateway) Close() error {
 	}
 	g.life.Unlock()
 	g.life.running.Wait()
-	err := g.closeIO()
+	g.life.Lock()
+	closeIO := g.life.closeIO // there is no other any more
+	g.life.Unlock()
+	err := closeIO()
 	for _, p := range g.live() {
 		g.forget(p, true)
 	}
@@ -256,8 +263,9 @@ func (g *Gateway) Close() error {
 // Port is the UDP port in use.
 func (g *Gateway) Port() uint16 { return g.port }
 
-// now is the time since start. It goes on while the process is frozen.
-func (g *Gateway) now() time.Duration { return time.Since(g.start) }
+// now is the time since start. It goes on while the process is frozen; for what the monotonic clock has missed, see
+// Slept.
+func (g *Gateway) now() time.Duration { return time.Since(g.start) + time.Duration(g.slept.Load()) }
 
 // Allow moves the sender's fence: handshake and transport messages leave only before until, which is made from
 // time.Now, so that steps of the wall clock do not count. The zero time closes it; before the first call it is closed. Data that it holds back is lost; initiations are retried by their timers.
@@ -266,7 +274,17 @@ func (g *Gateway) Allow(until time.Time) {
 		g.allowUntil.Store(0)
 		return
 	}
-	g.allowUntil.Store(int64(until.Sub(g.start)))
+	g.allowUntil.Store(int64(until.Sub(g.start)) + g.slept.Load())
+}
+
+// Slept moves the engine's clock on by d, for which the host slept and its monotonic clock stood still: keys have aged
+// by it, and the fence has closed if its deadline was nearer. A d that is not positive does nothing.
+func (g *Gateway) Slept(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	g.slept.Add(int64(d))
+	g.schedule.rouse()
 }
 
 // send lets sealed messages leave for an endpoint, if the fence is open now, and reports whether they did.
@@ -280,10 +298,13 @@ func (g *Gateway) send(messages [][]byte, to *endpoint) bool {
 		if to.single.Load() {
 			n = 1
 		}
-		err := g.cfg.Bind.Send(messages[:n], to.Endpoint)
+		err := g.cfg.Bind.Send(messages[:n], to.form())
 		if n > 1 && tooLarge(err) {
 			to.single.Store(true)
 			continue // the same messages again: those that did leave are replays to the device
+		}
+		if sourceRefused(err) && g.unbindSource(to) {
+			continue
 		}
 		if err != nil {
 			g.sendFailed(to, err)

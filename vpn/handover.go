@@ -113,7 +113,7 @@ func (g *Gateway) Import(export []byte) (Key, error) {
 		var next time.Duration
 		if next, err = g.vault.put(h); err == nil {
 			if next == h.at { // else the sweeper looks before
-				g.schedule.look()
+				g.schedule.rouse()
 			}
 			g.count.imports.Add(1)
 			return h.device, nil

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
-	"golang.zx2c4.com/wireguard/replay"
 )
 
 // keypair is one session's keys, for both directions. Its plain fields are set once, before it is published.
@@ -138,7 +137,7 @@ type opener struct {
 	nonce  [chacha20poly1305.NonceSize]byte
 	floor  uint64 // the first counter that is accepted
 	top    uint64 // above all that were accepted
-	filter replay.Filter
+	filter window
 }
 
 // verdict is what became of a transport message.

@@ -322,7 +322,7 @@ func BenchmarkOpen(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		copy(m, original)
-		g.opener.filter.Reset()
+		g.opener.filter = window{}
 		if _, v := g.opener.open(m); v != opened {
 			b.Fatal(v)
 		}

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.zx2c4.com/wireguard/conn"
 )
 
 // peer is the state of one device that has a session here or is getting one.
@@ -54,35 +52,6 @@ type peer struct {
 	lastMAC1       [macSize]byte
 	hasLastMAC1    bool
 	schedulePosition
-}
-
-// endpoint is an address in the form that the bind sends to, with what is compared per packet. But for single it is
-// immutable.
-type endpoint struct {
-	conn.Endpoint
-	addr   netip.AddrPort
-	src    netip.Addr  // our address that the device talks to, where the bind knows it
-	single atomic.Bool // batches are refused: one message at a time. The next handshake, with a new endpoint, tries again
-}
-
-func newEndpoint(ep conn.Endpoint) *endpoint {
-	return &endpoint{Endpoint: ep, addr: addrPort(ep), src: ep.SrcIP()}
-}
-
-// addrPort is the destination of an endpoint, IPv4-mapped addresses as IPv4. It does not allocate for binds whose
-// endpoints are netip.AddrPorts inside, as those of conn.StdNetBind.
-func addrPort(ep conn.Endpoint) netip.AddrPort {
-	if e, ok := ep.(interface {
-		Addr() netip.Addr
-		Port() uint16
-	}); ok {
-		return netip.AddrPortFrom(e.Addr().Unmap(), e.Port())
-	}
-	a, err := netip.ParseAddrPort(ep.DstToString())
-	if err != nil {
-		return netip.AddrPortFrom(ep.DstIP().Unmap(), 0)
-	}
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
 // install makes a new keypair known to its peer (whitepaper §6.3) and returns those that nobody needs any more.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -29,8 +28,8 @@ type receiver struct {
 	data  bool
 }
 
-// receiveFrom opens what comes in on one socket. Only the socket's end ends it: no datagram that somebody sends and no
-// shortage of the host's may stop a gateway.
+// receiveFrom opens what comes in on one socket. Only the socket's end, or errors that do not end, end it: no datagram
+// that somebody sends and no passing shortage of the host's may stop a gateway.
 func (g *Gateway) receiveFrom(ctx context.Context, receive conn.ReceiveFunc) error {
 	buffers, sizes, endpoints := makeBuffers(g.batch), make([]int, g.batch), make([]conn.Endpoint, g.batch)
 	r := &receiver{g: g, out: make([][]byte, 0, g.batch)}
@@ -43,7 +42,7 @@ func (g *Gateway) receiveFrom(ctx context.Context, receive conn.ReceiveFunc) err
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("receive: %w", err)
+			return fmt.Errorf("%w: receive: %w", ErrSocket, err)
 		case !errors.As(err, &socket): // the bind could not make sense of what somebody sent
 			g.count.malformed.Add(1)
 			g.cfg.Log.Debug("receive", "error", err)
@@ -52,6 +51,9 @@ func (g *Gateway) receiveFrom(ctx context.Context, receive conn.ReceiveFunc) err
 			g.count.receiveErrors.Add(1)
 			if !pause.failed(ctx, "receive", err) {
 				return nil
+			}
+			if pause.lasting() {
+				return fmt.Errorf("%w: receive: %w", ErrSocket, err)
 			}
 			continue
 		}
@@ -72,39 +74,6 @@ func makeBuffers(n int) [][]byte {
 		buffers[i] = make([]byte, bufferSize)
 	}
 	return buffers
-}
-
-// backoff paces a loop whose reading fails: it waits minBackoff after the first error and twice as long after each
-// further one, up to maxBackoff, and warns once per warnInterval.
-type backoff struct {
-	log    *slog.Logger
-	wait   time.Duration
-	warned time.Time // zero: never
-}
-
-// failed waits; it reports whether ctx was not done before.
-func (b *backoff) failed(ctx context.Context, doing string, err error) bool {
-	level := slog.LevelDebug
-	if now := time.Now(); b.warned.IsZero() || now.Sub(b.warned) >= warnInterval {
-		level, b.warned = slog.LevelWarn, now
-	}
-	b.log.Log(ctx, level, doing, "error", err)
-	b.wait = min(max(2*b.wait, minBackoff), maxBackoff)
-	return sleep(ctx, b.wait)
-}
-
-func (b *backoff) succeeded() { b.wait = 0 }
-
-// sleep reports whether ctx was not done before.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
 
 // datagram takes one datagram of the batch, which it may overwrite.
@@ -210,7 +179,7 @@ func (r *receiver) accepted(now time.Duration) {
 	g.count.rxPackets.Add(r.count)
 	g.count.rxBytes.Add(r.bytes)
 	p.rxBytes.Add(r.bytes)
-	if at := p.endpoint.Load(); at == nil || at.addr != addrPort(r.from) || at.src != r.from.SrcIP() {
+	if at := p.endpoint.Load(); at == nil || at.addr != addrPort(r.from) || at.src != r.from.SrcIP() || at.bare.Load() != nil {
 		if from := newEndpoint(normalized(r.from)); kp.imported.Load() {
 			g.suspect(p, from)
 		} else {

@@ -10,7 +10,7 @@ import (
 // schedule orders devices by the time at which the sweeper must look at them next. The packet path comes here only
 // when a deadline is earlier than the scheduled one, that is about once in ten seconds for a busy device.
 type schedule struct {
-	wake chan struct{} // capacity 1: the first deadline became earlier
+	wake chan struct{} // capacity 1: the first deadline or the clock has moved
 
 	mu   sync.Mutex // guards the fields below and schedulePosition.index
 	heap peerHeap
@@ -41,12 +41,12 @@ func (s *schedule) at(p *peer, when time.Duration) {
 	first := s.heap[0] == p
 	s.mu.Unlock()
 	if first {
-		s.look()
+		s.rouse()
 	}
 }
 
-// look makes the sweeper look again at what there is to do and when.
-func (s *schedule) look() {
+// rouse makes the sweeper look at the clock again.
+func (s *schedule) rouse() {
 	select {
 	case s.wake <- struct{}{}:
 	default:

@@ -39,6 +39,7 @@ type Stats struct {
 	BadPacket         uint64 // authentic, but no IP packet inside
 	BadSource         uint64 // inner source address is not the device's
 	NoSession         uint64 // packets from the TUN for an address without session
+	Unreachable       uint64 // ICMP errors told about them
 	Overflow          uint64 // packets waiting for keys that were pushed out or given up
 	Fenced            uint64 // messages held back by the sender's fence
 	SendErrors        uint64
@@ -66,7 +67,7 @@ type counters struct {
 	badCookie, cookiesHeld, replaced                                                       atomic.Uint64
 	malformed, badMAC, queueFull, badHandshake, unknownDevice, staleTimestamp, tooFrequent atomic.Uint64
 	unknownIndex, expired, forged, replayed, badPacket, badSource                          atomic.Uint64
-	noSession, overflow, fenced, requestsDropped                                           atomic.Uint64
+	noSession, unreachable, overflow, fenced, requestsDropped                              atomic.Uint64
 	exports, imports, importsRefused, takenOver                                            atomic.Uint64
 	forwarded, muted, transportInjected, strangersDropped                                  atomic.Uint64
 	sendErrors, receiveErrors, readErrors, writeErrors                                     atomic.Uint64
@@ -85,7 +86,7 @@ func (g *Gateway) Stats() Stats {
 		Malformed: c.malformed.Load(), BadMAC: c.badMAC.Load(), QueueFull: c.queueFull.Load(), BadHandshake: c.badHandshake.Load(),
 		UnknownDevice: c.unknownDevice.Load(), StaleTimestamp: c.staleTimestamp.Load(), TooFrequent: c.tooFrequent.Load(),
 		UnknownIndex: c.unknownIndex.Load(), Expired: c.expired.Load(), Forged: c.forged.Load(), Replayed: c.replayed.Load(),
-		BadPacket: c.badPacket.Load(), BadSource: c.badSource.Load(), NoSession: c.noSession.Load(), Overflow: c.overflow.Load(),
+		BadPacket: c.badPacket.Load(), BadSource: c.badSource.Load(), NoSession: c.noSession.Load(), Unreachable: c.unreachable.Load(), Overflow: c.overflow.Load(),
 		Exports: c.exports.Load(), Imports: c.imports.Load(), ImportsRefused: c.importsRefused.Load(), TakenOver: c.takenOver.Load(),
 		Forwarded: c.forwarded.Load(), Muted: c.muted.Load(), TransportInjected: c.transportInjected.Load(), StrangersDropped: c.strangersDropped.Load(),
 		Fenced: c.fenced.Load(), SendErrors: c.sendErrors.Load(), ReceiveErrors: c.receiveErrors.Load(),

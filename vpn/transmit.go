@@ -15,9 +15,11 @@ import (
 type transmitter struct {
 	g   *Gateway
 	out [][]byte // sealed messages of the run at hand
+	unreachables
 }
 
-// transmit seals what comes from the TUN. Only the TUN's end ends it: what one packet makes Read say stops no other.
+// transmit seals what comes from the TUN. Only the TUN's end, or errors that do not end, end it: what one packet makes
+// Read say stops no other.
 func (g *Gateway) transmit(ctx context.Context) error {
 	n := g.cfg.TUN.BatchSize()
 	buffers, sizes := makeBuffers(n), make([]int, n)
@@ -32,11 +34,14 @@ func (g *Gateway) transmit(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, os.ErrClosed):
-			return fmt.Errorf("TUN was closed: %w", err)
+			return fmt.Errorf("%w: read: %w", ErrTUN, err)
 		default:
 			g.count.readErrors.Add(1)
 			if !pause.failed(ctx, "read from TUN", err) {
 				return nil
+			}
+			if pause.lasting() {
+				return fmt.Errorf("%w: read: %w", ErrTUN, err)
 			}
 		}
 	}
@@ -68,15 +73,17 @@ func (t *transmitter) batch(buffers [][]byte, sizes []int, now time.Duration) {
 		last = dst
 	}
 	t.run(owner, buffers[begin:], sizes[begin:], now)
+	t.tell()
 }
 
 // run seals and sends packets for one device; those of size 0 are skipped.
 func (t *transmitter) run(p *peer, buffers [][]byte, sizes []int, now time.Duration) {
 	g := t.g
 	if p == nil {
-		for _, n := range sizes[:len(buffers)] {
-			if n > 0 {
+		for i, b := range buffers {
+			if n := sizes[i]; n > 0 {
 				g.count.noSession.Add(1)
+				t.add(b[headerSize:headerSize+n], now)
 			}
 		}
 		return

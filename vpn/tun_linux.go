@@ -38,8 +38,9 @@ type TUN struct {
 	changes   []sysctlChange // what to revert, as far as known when this gateway opened
 	nat       *nat           // its table may exist; nil: not
 
-	events chan tun.Event
-	g      errgroup.Group // forwardEvents
+	events  chan tun.Event
+	unwatch chan struct{}  // closed, it ends followLink; nil: that does not run
+	g       errgroup.Group // forwardEvents, followLink
 
 	closeOnce sync.Once
 	closeErr  error
@@ -109,6 +110,9 @@ func (t *TUN) open(c TUNConfig, ns *namespace, others []neighbour, inherited []s
 		c.Log.Warn("IPv6 is disabled on this host: devices get IPv4 only", "interface", name)
 		c = c.withoutIPv6()
 	}
+	if err := t.watchLink(); err != nil {
+		return err
+	}
 	nat, err := newNAT(name)
 	if err != nil {
 		return err
@@ -174,11 +178,9 @@ func (t *TUN) Events() <-chan tun.Event { return t.events }
 
 // forwardEvents keeps the module's listeners from blocking, which would keep Close.
 func (t *TUN) forwardEvents() error {
-	defer close(t.events)
 	for e := range t.Device.Events() {
-		select {
-		case t.events <- e:
-		default:
+		if e&(tun.EventUp|tun.EventDown) == 0 { // else see watchLink
+			t.tell(e)
 		}
 	}
 	return nil
@@ -242,7 +244,11 @@ func (t *TUN) undo() error {
 
 func (t *TUN) closeDevice() error {
 	err := t.Device.Close()
-	_ = t.g.Wait() // forwardEvents returns no error
+	if t.unwatch != nil {
+		close(t.unwatch)
+	}
+	_ = t.g.Wait() // no error is returned
+	close(t.events)
 	return err
 }
 

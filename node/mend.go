@@ -1,0 +1,154 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"gatemesh/cluster"
+	"gatemesh/mesh"
+	"gatemesh/vpn"
+)
+
+const (
+	mendFirst     = 100 * time.Millisecond // between attempts to open the data path again; doubled up to
+	mendMost      = 5 * time.Second        // this
+	mendLasts     = time.Minute            // a data path that lived so long begins anew with mendFirst
+	evacuateAfter = 500 * time.Millisecond // devices wait so long before they are called by others
+	kindCall      = "call"                 // asks for devices of the sender's to be called by the receiver
+	callCount     = 1024                   // devices in one such message
+)
+
+// readiness says whether a gateway takes devices: it has joined, and its data path works.
+type readiness struct {
+	joined, broken atomic.Bool
+}
+
+// Load reports whether devices are taken.
+func (r *readiness) Load() bool { return r.joined.Load() && !r.broken.Load() }
+
+// serveDevices runs the engine. A data path that fails takes the gateway out of placement and its devices to their
+// heirs, until it is open again; sessions that nobody took go on then.
+//
+//	        vpn.ErrTUN, vpn.ErrSocket                  longer than evacuateAfter
+//	serving ───────────────────────────► broken ─────────────────────────────────► evacuated
+//	   ▲                                    │ open again                               │
+//	   └────────────────────────────────────┴──────────────────────────────────────────┘
+func (n *Node) serveDevices(ctx context.Context, p *parts) error {
+	wait := mendFirst
+	for {
+		begun := time.Now()
+		err := p.vpn.Run(ctx)
+		if ctx.Err() != nil || !errors.Is(err, vpn.ErrTUN) && !errors.Is(err, vpn.ErrSocket) {
+			return err
+		}
+		if time.Since(begun) > mendLasts {
+			wait = mendFirst
+		}
+		p.ready.broken.Store(true)
+		n.log.Error("the data path has failed; this gateway takes no devices until it is open again", "err", err, "hint", mendHint(err))
+		broke := time.Now()
+		if wait = n.mend(ctx, p, wait); ctx.Err() != nil {
+			return nil
+		}
+		p.ready.broken.Store(false)
+		n.log.Info("the data path is open again", "after", time.Since(broke).Round(time.Millisecond))
+	}
+}
+
+func mendHint(err error) string {
+	if errors.Is(err, vpn.ErrSocket) {
+		return "look at what the system says of its network, as `dmesg` and `ss -lunp` show it"
+	}
+	return "look for what removed the interface or set it down, such as a network manager; it is made anew"
+}
+
+// mend tries until the data path is open, or ctx ends. It returns how long to wait at first should it fail again soon.
+func (n *Node) mend(ctx context.Context, p *parts, wait time.Duration) time.Duration {
+	evacuate := time.NewTimer(evacuateAfter)
+	defer evacuate.Stop()
+	var last string
+	for {
+		err := n.reopen(p)
+		if err == nil {
+			return min(2*wait, mendMost)
+		}
+		if last != err.Error() { // once per reason
+			last = err.Error()
+			n.log.Warn("the data path does not open", "err", err)
+		}
+		retry := time.NewTimer(wait)
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				retry.Stop()
+				return wait
+			case <-evacuate.C:
+				n.evacuate(p)
+			case <-retry.C:
+				waiting = false
+			}
+		}
+		wait = min(2*wait, mendMost)
+	}
+}
+
+// reopen gives the engine its port and what carries packets beyond the gateway again.
+func (n *Node) reopen(p *parts) error {
+	dev, err := n.openPlane(p.facts, p.plane)
+	if err != nil {
+		return err
+	}
+	return p.vpn.Reopen(dev)
+}
+
+// evacuate has our devices called by their heirs, since we cannot serve them. They are dropped here when their new
+// gateways have confirmed them.
+func (n *Node) evacuate(p *parts) {
+	alive := p.peers.heirs(n.self, 0)
+	sent := map[cluster.Node][]cluster.Key{}
+	for _, s := range p.sessions.OwnedBy(n.self) {
+		if heirs := cluster.Heirs(s.Device, n.self, alive); len(heirs) > 0 {
+			sent[heirs[0]] = append(sent[heirs[0]], s.Device)
+		}
+	}
+	for heir, devices := range sent {
+		n.log.Info("devices go to another gateway", "to", heir, "devices", len(devices))
+		for len(devices) > 0 {
+			page := devices[:min(len(devices), callCount)]
+			devices = devices[len(page):]
+			if err := p.askToCall(heir, page); err != nil {
+				n.log.Warn("devices are not called by another gateway", "heir", heir, "err", err)
+			}
+		}
+	}
+}
+
+// askToCall asks another gateway to call devices of ours. It does not block.
+func (p *parts) askToCall(heir cluster.Node, devices []cluster.Key) error {
+	b, err := cbor.Marshal(devices)
+	if err != nil {
+		return fmt.Errorf("encode devices: %w", err)
+	}
+	return p.mesh.Send(mesh.ID(heir), kindCall, b)
+}
+
+// onCall calls devices whose owner cannot serve them.
+func (n *Node) onCall(p *parts) mesh.Handler {
+	return func(_ context.Context, from mesh.ID, payload []byte) ([]byte, error) {
+		var devices []cluster.Key
+		if err := cbor.Unmarshal(payload, &devices); err != nil || len(devices) > callCount {
+			return nil, errors.New("not a list of devices")
+		}
+		for _, k := range devices {
+			if s, owned := p.sessions.Owner(k); owned && s.Owner == cluster.Node(from) && p.ready.Load() {
+				p.vpn.Initiate(k, s.Endpoint)
+			}
+		}
+		return nil, nil
+	}
+}
