@@ -69,6 +69,7 @@ func TestIndicesAreUniqueAndFound(t *testing.T) {
 	for range 20000 {
 		if len(used) > 0 && rand.IntN(3) == 0 {
 			for index, kp := range used {
+				table.remove(kp)
 				table.release(index)
 				table.release(index) // once more does nothing
 				if table.get(index) != nil {
@@ -400,7 +401,7 @@ func TestInitiationsPerDeviceAreLimited(t *testing.T) {
 }
 
 func TestKeysAreRenewedAfterTooManyMessages(t *testing.T) {
-	for _, next := range []uint64{RekeyAfterMessages, RejectAfterMessages - 1, RejectAfterMessages} {
+	for _, next := range []uint64{RekeyAfterMessages/32 - keyMargin, RekeyAfterMessages/32 - 1, RekeyAfterMessages / 32} {
 		synctest.Test(t, func(t *testing.T) {
 			private, public := vpntest.NewKey()
 			gatewayPrivate, gatewayPublic := vpntest.NewKey()

@@ -2,6 +2,7 @@ package vpn
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,17 +55,22 @@ type Gateway struct {
 	port     uint16
 	batch    int // of the bind
 
-	allowed    allowedIPs
-	indices    indexTable
-	schedule   *schedule
-	outbox     *outbox
-	requests   *requests
-	handshakes chan datagram
-	allowUntil atomic.Int64  // the fence, since start
-	staged     atomic.Int64  // packets waiting for keys, all devices
-	confirmed  atomic.Int64  // devices with a current keypair
-	generation atomic.Uint64 // of what Lookup says: raised by Refresh
-	count      counters
+	incarnation uint64
+	allowed     allowedIPs
+	indices     indexTable
+	schedule    *schedule
+	outbox      *outbox
+	requests    *requests
+	vault       *vault
+	strangers   *strangers
+	handshakes  chan datagram
+	allowUntil  atomic.Int64  // the fence, since start
+	staged      atomic.Int64  // packets waiting for keys, all devices
+	confirmed   atomic.Int64  // devices with a current keypair
+	generation  atomic.Uint64 // of what Lookup says: raised by Refresh
+	exported    atomic.Uint64 // exports made, by which they are numbered
+	renewals    atomic.Int64  // devices that were taken over and wait for new keys
+	count       counters
 
 	pending pending
 
@@ -110,9 +116,14 @@ func New(cfg Config) (*Gateway, error) {
 		schedule:   newSchedule(),
 		outbox:     newOutbox(),
 		requests:   newRequests(),
+		vault:      newVault(),
+		strangers:  newStrangers(),
 		handshakes: make(chan datagram, queueSize),
 		peers:      make(map[Key]*peer),
 	}
+	var random [8]byte
+	rand.Read(random[:])
+	g.incarnation = le.Uint64(random[:])
 	g.life.closed = make(chan struct{})
 	g.closeIO = sync.OnceValue(func() error { return errors.Join(g.cfg.Bind.Close(), g.cfg.TUN.Close()) })
 	if err := g.open(); err != nil {
@@ -227,6 +238,7 @@ func (g *Gateway) Close() error {
 	for _, p := range g.live() {
 		g.forget(p, true)
 	}
+	g.vault.clear()
 	return err
 }
 

@@ -2,7 +2,9 @@ package vpn
 
 import (
 	"errors"
-	"net/netip"
+	"fmt"
+	"sync/atomic"
+	"time"
 )
 
 // ErrNoSession says that there are no keys of a device that could be used.
@@ -11,53 +13,142 @@ var ErrNoSession = errors.New("no session with that device")
 // ErrNoParts says that the counters of a session's keys cannot be cut any further. A handshake was asked for.
 var ErrNoParts = errors.New("session cannot be handed over before its next handshake")
 
+// share is the last export of a keypair.
+type share struct {
+	id      keyID
+	to      uint64      // incarnation; 0: none, the keys came here
+	flushed atomic.Bool // its heir knows the floor
+}
+
 // Incarnation names this run of the engine, at random. An export is made for one incarnation and refused by others.
-func (g *Gateway) Incarnation() uint64 { return 0 }
+func (g *Gateway) Incarnation() uint64 { return g.incarnation }
 
 // Export returns what the engine with incarnation to needs to go on with the confirmed session of a device: a secret,
-// to be sent to that one gateway over an authenticated, encrypted stream and kept in memory only. Each call gives away
-// a part of the keys' counters that is never given again, so every attempt to send needs an export of its own.
+// to be sent to that one gateway over an authenticated, encrypted stream and kept in memory only. It must be imported
+// within 20 s or not at all: whoever carries it drops it then. Each call gives away a part of the keys' counters that is
+// never given again, so every attempt to send needs an export of its own. The preshared key is not in it: the heir looks
+// the device up itself.
 //
 // With final this gateway stops sending under those keys first, but goes on opening what comes in: packets for the
-// device go to Config.Forward from then on. Errors: ErrNoSession, ErrNoParts.
-func (g *Gateway) Export(k Key, to uint64, final bool) ([]byte, error) { return nil, ErrNoSession }
+// device go to Config.Forward from then on, until Drop, the end of the keys, new keys or Unmute. Errors: ErrNoSession,
+// also of a device that is muted, and ErrNoParts.
+func (g *Gateway) Export(k Key, to uint64, final bool) ([]byte, error) {
+	p := g.peer(k)
+	if p == nil {
+		return nil, ErrNoSession
+	}
+	now := g.now()
+	p.mu.Lock()
+	s, err := g.export(p, to, final, now)
+	var staged [][]byte
+	if err == nil && final {
+		p.handed.Store(true)
+		staged = g.silence(p)
+	}
+	p.mu.Unlock()
+	if err != nil {
+		if errors.Is(err, ErrNoParts) {
+			g.want(p, now)
+		}
+		return nil, err
+	}
+	for _, b := range staged {
+		g.divert(p, b[headerSize:])
+	}
+	g.count.exports.Add(1)
+	b := s.encode()
+	s.erase()
+	return b, nil
+}
+
+// export cuts the counters of p's confirmed keypairs; with final they are stopped. Under p.mu.
+func (g *Gateway) export(p *peer, to uint64, final bool, now time.Duration) (s session, err error) {
+	current := p.current.Load()
+	if p.dead.Load() || p.quiet.Load() && !p.handed.Load() || current == nil || current.expired(now) {
+		return s, ErrNoSession
+	}
+	s = session{to: to, from: g.incarnation, device: p.key, received: p.received, sent: p.sent}
+	if ep := p.endpoint.Load(); ep != nil {
+		s.address = ep.addr
+	}
+	for _, kp := range [...]*keypair{current, p.previous} {
+		if kp == nil || kp.expired(now) || !kp.confirmed.Load() && !kp.imported.Load() {
+			continue
+		}
+		if pair, ok := g.exportPair(kp, to, final, now); ok {
+			s.pairs[s.n] = pair
+			s.n++
+		} else if kp == current {
+			return s, ErrNoParts
+		}
+	}
+	s.number = g.exported.Add(1)
+	return s, nil
+}
+
+// exportPair is export for one keypair. Its peer's mu is held.
+func (g *Gateway) exportPair(kp *keypair, to uint64, final bool, now time.Duration) (exportedKeys, bool) {
+	send, piece, ok := kp.sealer.cut(final)
+	receive, there := kp.opener.key()
+	if !ok || !there {
+		return exportedKeys{}, false
+	}
+	sh := &share{id: identify(&send, &receive), to: to}
+	kp.share.Store(sh)
+	g.vault.enter(kp, sh.id)
+	sh.flushed.Store(true)
+	return exportedKeys{
+		id: sh.id, send: send, receive: receive, local: kp.local, remote: kp.sealer.remote,
+		age: now - kp.created, initiator: kp.initiator, part: piece, floor: kp.opener.next(),
+	}, true
+}
 
 // Import keeps an export until it is taken over, replaced or its keys are too old, and says whose it is. Nothing is sent
 // and nothing is accepted under its keys until TakeOver. It copies. It refuses what is malformed, made for another
-// incarnation, too old, of a device that is not enrolled, or not above all that was held of those keys before.
-func (g *Gateway) Import(export []byte) (Key, error) { return Key{}, ErrNoSession }
+// incarnation, too old, of a device that is not enrolled, or not above all that was held of those keys before. Drop
+// leaves it: it is of another gateway's session.
+func (g *Gateway) Import(export []byte) (Key, error) {
+	h, err := g.openExport(export)
+	if err == nil {
+		var next time.Duration
+		if next, err = g.vault.put(h); err == nil {
+			if next == h.at { // else the sweeper looks before
+				g.schedule.look()
+			}
+			g.count.imports.Add(1)
+			return h.device, nil
+		}
+		h.erase()
+	}
+	g.count.importsRefused.Add(1)
+	return Key{}, fmt.Errorf("import session: %w", err)
+}
+
+// openExport checks what needs no comparison with what is held.
+func (g *Gateway) openExport(export []byte) (*held, error) {
+	s, err := decode(export)
+	if err != nil {
+		return nil, err
+	}
+	if s.to != g.incarnation {
+		s.erase()
+		return nil, errIncarnation
+	}
+	if _, ok := g.cfg.Lookup(s.device); !ok {
+		s.erase()
+		return nil, errNotEnrolled
+	}
+	now := g.now()
+	h := &held{session: s}
+	s.erase()
+	for i := range h.pairs[:h.n] {
+		h.created[i] = now - h.pairs[i].age
+	}
+	if h.expire(now); h.n == 0 {
+		return nil, errTooOld
+	}
+	return h, nil
+}
 
 // Held returns the devices of which there are imports to be taken over.
-func (g *Gateway) Held() []Key { return nil }
-
-// TakeOver makes the imported session of a device ours: its keys are used for opening and sealing from now on, and the
-// device is sent an empty message under each of them, which makes it follow. Its caller has claimed the device before.
-// New keys are made soon, paced. addr, if it is valid, is where the device is; else it is where its export says. It does
-// not block. Without an import it returns ErrNoSession, and Initiate is what is left.
-func (g *Gateway) TakeOver(k Key, addr netip.AddrPort) error { return ErrNoSession }
-
-// Mute lets nothing more leave for a device that another gateway has claimed; what comes in from it is opened. If it
-// is still heard muteGrace later, the event Heard is told, once. Initiate, TakeOver and Unmute end it; Drop ends the session.
-func (g *Gateway) Mute(k Key) {}
-
-// Unmute ends Mute.
-func (g *Gateway) Unmute(k Key) {}
-
-// Alone says for a device whether the gateway that would inherit it is out of reach: as long as it is, no handshake is
-// begun with the device unless it was heard within the last 2 s.
-func (g *Gateway) Alone(k Key, alone bool) {}
-
-// Floors calls fn with what changed since the last call, in chunks of at most size bytes: for the keys that were
-// exported to incarnation to, the first counter that their heir shall accept. The chunks are no secrets of worth but
-// are sent like exports.
-func (g *Gateway) Floors(to uint64, size int, fn func(chunk []byte)) {}
-
-// RaiseFloors takes a chunk of Floors. What it says of keys that are not held is ignored.
-func (g *Gateway) RaiseFloors(chunk []byte) error { return nil }
-
-// Deliver seals a packet for a device and sends it, as if it had come from the TUN. It is for packets that the device's
-// former gateway forwarded. It copies and does not block; it reports whether there is a session.
-func (g *Gateway) Deliver(k Key, packet []byte) bool { return false }
-
-// InjectTransport opens a transport message that another gateway has received from addr and not known. It copies.
-func (g *Gateway) InjectTransport(m []byte, addr netip.AddrPort) {}
+func (g *Gateway) Held() []Key { return g.vault.devices() }

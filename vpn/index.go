@@ -13,6 +13,9 @@ import (
 //
 //	31        20 19     10 9       0
 //	│ random tag │  page  │  entry  │
+//
+// The index of keys that were taken over was drawn by another gateway. Such keypairs are chained in their slot, whoever
+// has it, and where even the index is the same, a message is tried under each.
 const (
 	entryBits = 10
 	pageBits  = 10
@@ -27,7 +30,7 @@ var errIndices = errors.New("receiver indices used up")
 type indexTable struct {
 	pages [1 << pageBits]atomic.Pointer[indexPage]
 
-	mu   sync.Mutex // guards the fields below and all but the keypairs of pages
+	mu   sync.Mutex // guards the fields below, what pages reserve, and writing their keypairs and chains
 	free []uint32   // slots of pages made so far that are not in use
 	made uint32     // pages made so far
 }
@@ -43,11 +46,19 @@ func (t *indexTable) get(index uint32) *keypair {
 	if page == nil {
 		return nil
 	}
-	if kp := page.keypairs[index&entryMask].Load(); kp != nil && kp.local == index {
-		return kp
-	}
-	return nil
+	return page.keypairs[index&entryMask].Load().find(index)
 }
+
+// find returns the first keypair with that index from kp on, or nil. kp may be nil.
+func (kp *keypair) find(index uint32) *keypair {
+	for kp != nil && kp.local != index {
+		kp = kp.chain.Load()
+	}
+	return kp
+}
+
+// twin returns another keypair with kp's index, or nil. From the one that get has returned it comes to all of them.
+func (kp *keypair) twin() *keypair { return kp.chain.Load().find(kp.local) }
 
 // reserve returns a random index that nobody has; it is never 0.
 func (t *indexTable) reserve() (uint32, error) {
@@ -76,19 +87,51 @@ func (t *indexTable) reserve() (uint32, error) {
 
 // grow makes another page, so that there is always a choice of slots. Under mu.
 func (t *indexTable) grow() {
-	t.pages[t.made].Store(new(indexPage))
+	t.page(t.made)
 	for i := range uint32(1 << entryBits) {
 		t.free = append(t.free, t.made<<entryBits|i)
 	}
 	t.made++
 }
 
-// put publishes a keypair under its reserved index.
-func (t *indexTable) put(kp *keypair) {
-	t.pages[kp.local&slotMask>>entryBits].Load().keypairs[kp.local&entryMask].Store(kp)
+// page returns a page, which is made if there is none. Under mu.
+func (t *indexTable) page(n uint32) *indexPage {
+	page := t.pages[n].Load()
+	if page == nil {
+		page = new(indexPage)
+		t.pages[n].Store(page)
+	}
+	return page
 }
 
-// release gives an index back, published or not. Releasing it again does nothing.
+// put publishes a keypair under its index, which it has reserved or another gateway has drawn.
+func (t *indexTable) put(kp *keypair) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	slot := &t.page(kp.local & slotMask >> entryBits).keypairs[kp.local&entryMask]
+	kp.chain.Store(slot.Load())
+	slot.Store(kp)
+}
+
+// remove takes a keypair out; one that is not there is not missed. Its index stays reserved. A reader that stands on kp
+// still finds the way on.
+func (t *indexTable) remove(kp *keypair) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	page := t.pages[kp.local&slotMask>>entryBits].Load()
+	if page == nil {
+		return
+	}
+	at := &page.keypairs[kp.local&entryMask]
+	for at.Load() != nil && at.Load() != kp {
+		at = &at.Load().chain
+	}
+	if at.Load() == kp {
+		at.Store(kp.chain.Load())
+	}
+}
+
+// release gives a reserved index back. Releasing it again does nothing, nor does it with an index of another gateway's.
 func (t *indexTable) release(index uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -97,7 +140,6 @@ func (t *indexTable) release(index uint32) {
 	if page == nil || index == 0 || page.reserved[slot&entryMask] != index {
 		return
 	}
-	page.keypairs[slot&entryMask].Store(nil)
 	page.reserved[slot&entryMask] = 0
 	t.free = append(t.free, slot)
 }

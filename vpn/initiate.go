@@ -111,6 +111,9 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 		g.schedule.at(p, now) // it may have been made for this
 		return nil, false
 	}
+	if q.target == nil && p.target == nil && !p.mayBegin(now) {
+		return nil, false
+	}
 	g.apply(p, d)
 	sent := time.Duration(p.sentHandshake.Load())
 	recent := sent != 0 && now-sent < RekeyTimeout
@@ -122,14 +125,17 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 		p.target, p.established = q.target, true
 		g.route(p)
 	}
+	if !q.retry {
+		p.attempts = 0
+	}
 	if to = p.target; to == nil {
 		to = p.endpoint.Load()
+		if kp := p.current.Load(); kp != nil && kp.imported.Load() && p.candidate != nil && p.attempts%2 == 0 {
+			to = p.candidate // the device's answer decides where it is
+		}
 	}
 	if to == nil {
 		return nil, false
-	}
-	if !q.retry {
-		p.attempts = 0
 	}
 	p.sentHandshake.Store(int64(now)) // before it is sent, so that nobody asks for another one meanwhile
 	at := now + RekeyTimeout + jitter()
@@ -179,6 +185,11 @@ func (g *Gateway) makeInitiation(p *peer, to *endpoint) (m [initiationSize]byte,
 		p.mu.Unlock()
 		g.indices.release(local)
 		return m, e, errDead
+	}
+	if err := g.needSecret(p); err != nil {
+		p.mu.Unlock()
+		g.indices.release(local)
+		return m, e, err
 	}
 	p.sent = ts
 	secret := p.secret
@@ -246,6 +257,7 @@ func (g *Gateway) handleResponse(m []byte, from *endpoint) {
 		g.count.badHandshake.Add(1)
 		return
 	}
+	g.farewell(p, from)
 	g.complete(p, out, newKeypair(p, &k, g.now(), true), from)
 }
 

@@ -12,12 +12,18 @@ import (
 // peer is the state of one device that has a session here or is getting one.
 type peer struct {
 	*remote
-	secret [32]byte // X25519 of both static keys; guarded by mu, zero when dead
+	secret [32]byte // X25519 of both static keys; guarded by mu, zero when dead or not needed yet
 
 	// Read by the packet path without a lock; written under mu.
 	endpoint atomic.Pointer[endpoint] // confirmed address; nil: none yet
 	current  atomic.Pointer[keypair]  // nil: none, packets are staged
 	dead     atomic.Bool              // forgotten: nothing may be sent or accepted any more
+
+	quiet  atomic.Bool  // nothing is sealed
+	handed atomic.Bool  // quiet because it was exported for good
+	alone  atomic.Bool  // its heir is out of reach
+	listen atomic.Int64 // being muted, Heard is told for what comes in from then on, since start; 0: not muted; written under mu
+	heard  atomic.Int64 // when an authenticated message came in last, since start; 0: never
 
 	timers  timers
 	rxBytes atomic.Uint64
@@ -31,6 +37,7 @@ type peer struct {
 	previous, next *keypair
 	pending        *outgoing // our initiation without a response
 	target         *endpoint // where the pending handshake goes; nil: the confirmed address
+	candidate      *endpoint // where messages under imported keys came from last, if that is not the confirmed address
 	psk            Key
 	addresses      []netip.Prefix
 	routed         bool      // addresses are in allowedIPs

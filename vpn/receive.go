@@ -18,6 +18,9 @@ type receiver struct {
 	g   *Gateway
 	out [][]byte // packets of this batch for the TUN, from offset headerSize
 
+	injected bool   // messages come from another gateway
+	spare    []byte // a message that is tried under several keys
+
 	// the run of messages under one keypair at hand
 	run   *keypair
 	from  conn.Endpoint // of its last message
@@ -132,14 +135,14 @@ func (r *receiver) transport(buffer, m []byte, from conn.Endpoint, now time.Dura
 	g := r.g
 	kp := g.indices.get(le.Uint32(m[4:]))
 	if kp == nil {
-		g.count.unknownIndex.Add(1)
+		if r.injected {
+			g.count.unknownIndex.Add(1)
+			return
+		}
+		g.unknown(m, from, now)
 		return
 	}
-	if kp.expired(now) {
-		g.count.expired.Add(1)
-		return
-	}
-	plain, result := kp.opener.open(m)
+	kp, plain, result := r.open(kp, m, now)
 	switch result {
 	case opened:
 	case erased:
@@ -177,6 +180,26 @@ func (r *receiver) transport(buffer, m []byte, from conn.Endpoint, now time.Dura
 	}
 }
 
+// open opens m in place under kp, or under another keypair that has the same index; a failed attempt destroys a message,
+// so all but the last one are made on a copy.
+func (r *receiver) open(kp *keypair, m []byte, now time.Duration) (*keypair, []byte, verdict) {
+	for twin := kp.twin(); twin != nil; kp, twin = twin, twin.twin() {
+		if kp.expired(now) {
+			continue
+		}
+		r.spare = append(r.spare[:0], m...)
+		plain, result := kp.opener.open(r.spare)
+		if result == opened || result == replayed {
+			return kp, m[headerSize : headerSize+copy(m[headerSize:], plain)], result
+		}
+	}
+	if kp.expired(now) {
+		return kp, nil, erased
+	}
+	plain, result := kp.opener.open(m)
+	return kp, plain, result
+}
+
 // accepted does once for a run of messages what every authenticated message asks for.
 func (r *receiver) accepted(now time.Duration) {
 	g, kp := r.g, r.run
@@ -188,8 +211,15 @@ func (r *receiver) accepted(now time.Duration) {
 	g.count.rxBytes.Add(r.bytes)
 	p.rxBytes.Add(r.bytes)
 	if at := p.endpoint.Load(); at == nil || at.addr != addrPort(r.from) || at.src != r.from.SrcIP() {
-		g.roam(p, newEndpoint(normalized(r.from)))
+		if from := newEndpoint(normalized(r.from)); kp.imported.Load() {
+			g.suspect(p, from)
+		} else {
+			g.roam(p, from)
+		}
 	}
+	p.heard.Store(int64(now))
+	g.listened(p, now)
+	g.vault.accepted(kp)
 	p.timers.anyReceived()
 	if r.data {
 		if at := p.timers.dataReceived(now); at != 0 {

@@ -102,6 +102,9 @@ func (g *Gateway) accept(p *peer, in *incoming, d Device) (ts Timestamp, psk Key
 	if p.dead.Load() {
 		return ts, psk, errDead
 	}
+	if err = g.needSecret(p); err != nil {
+		return ts, psk, err
+	}
 	if ts, err = in.openTimestamp(&p.secret); err != nil {
 		return ts, psk, err
 	}
@@ -143,7 +146,13 @@ func (g *Gateway) offer(p *peer, ts Timestamp, kp *keypair, m []byte, from *endp
 // confirm makes next current because a packet under it came from that address: the device has the keys.
 func (g *Gateway) confirm(kp *keypair, from *endpoint) {
 	p := kp.peer
+	if !kp.imported.Load() {
+		g.farewell(p, from)
+	}
 	p.mu.Lock()
+	if !p.dead.Load() && kp.imported.Load() {
+		g.followed(p, kp, from)
+	}
 	if p.dead.Load() || p.next != kp {
 		p.mu.Unlock()
 		return
@@ -162,7 +171,9 @@ func (g *Gateway) confirm(kp *keypair, from *endpoint) {
 func (g *Gateway) establish(p *peer, from *endpoint) {
 	p.endpoint.Store(from)
 	p.timers.complete()
-	p.attempts, p.target = 0, nil
+	p.attempts, p.target, p.candidate = 0, nil, nil
+	g.speak(p)
+	g.renewed(p)
 	p.established = true
 	p.handshake = g.cfg.Now()
 	if p.since.IsZero() {
@@ -186,5 +197,22 @@ func (g *Gateway) roam(p *peer, from *endpoint) {
 	if old != nil && old.addr != from.addr && p.roamed == nil {
 		p.roamed = &notice{p.event(Roamed, g.cfg.Now()), p}
 		g.outbox.put(p.roamed)
+	}
+}
+
+// suspect is roam for imported keys: the message may be a replay of one that the device sent to its former gateway. So
+// a new address is only a candidate, which the next handshake, begun now, tries first.
+func (g *Gateway) suspect(p *peer, from *endpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old, current := p.endpoint.Load(), p.current.Load()
+	switch {
+	case p.dead.Load():
+	case old == nil || old.addr == from.addr:
+		p.endpoint.Store(from)
+	case current == nil || !current.imported.Load(): // what comes under older keys is late, or a replay
+	case p.candidate == nil || p.candidate.addr != from.addr:
+		p.candidate = from
+		g.want(p, g.now())
 	}
 }

@@ -41,10 +41,15 @@ func (s *schedule) at(p *peer, when time.Duration) {
 	first := s.heap[0] == p
 	s.mu.Unlock()
 	if first {
-		select {
-		case s.wake <- struct{}{}:
-		default:
-		}
+		s.look()
+	}
+}
+
+// look makes the sweeper look again at what there is to do and when.
+func (s *schedule) look() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -61,13 +61,21 @@ func (g *Gateway) peer(k Key) *peer {
 
 // newPeer makes the state of a device that has none. It costs one X25519.
 func (g *Gateway) newPeer(d Device) (*peer, error) {
-	r, secret, err := g.identity.newRemote(d.Key)
-	if err != nil {
+	p := &peer{remote: remoteOf(d.Key)}
+	if err := g.needSecret(p); err != nil {
 		return nil, err
 	}
-	p := &peer{remote: r, secret: secret}
 	p.update(d)
 	return p, nil
+}
+
+// needSecret makes what p's handshakes need, with one X25519, if that has not been done. Under p.mu, or before p is
+// published.
+func (g *Gateway) needSecret(p *peer) (err error) {
+	if p.secret == ([32]byte{}) {
+		p.secret, err = g.identity.shared(p.remote)
+	}
+	return err
 }
 
 // adopt makes p the state of its device, unless there is one already, which is returned instead. Either way it is
@@ -135,6 +143,7 @@ func (g *Gateway) Refresh(keys ...Key) {
 		for _, p := range g.live() {
 			keys = append(keys, p.key)
 		}
+		keys = append(keys, g.vault.devices()...) // a device that is in both is refreshed twice
 	}
 	g.refresh(keys...)
 }
@@ -156,11 +165,14 @@ func (g *Gateway) refresh(keys ...Key) {
 	}
 	var rest []refreshed
 	for _, k := range keys {
+		d, ok := g.cfg.Lookup(k)
+		if !ok {
+			g.vault.drop(k)
+		}
 		p := g.peer(k)
 		if p == nil {
 			continue
 		}
-		d, ok := g.cfg.Lookup(k)
 		if !ok {
 			g.forget(p, true)
 			continue
@@ -210,6 +222,7 @@ func (g *Gateway) forget(p *peer, dropped bool) {
 	p.previous, p.next = nil, nil
 	g.abandon(p)
 	g.discard(p)
+	g.renewed(p)
 	if p.routed {
 		p.routed = false
 		g.allowed.remove(p, p.addresses)
@@ -231,7 +244,11 @@ func (g *Gateway) forget(p *peer, dropped bool) {
 func (g *Gateway) retire(keypairs ...*keypair) {
 	for _, kp := range keypairs {
 		if kp != nil {
-			g.indices.release(kp.local)
+			g.indices.remove(kp)
+			if !kp.foreign {
+				g.indices.release(kp.local)
+			}
+			g.vault.retire(kp)
 			kp.erase()
 		}
 	}
@@ -244,7 +261,7 @@ func (p *peer) event(kind EventKind, at time.Time) Event {
 		e.Endpoint = ep.addr
 	}
 	if kp := p.current.Load(); kp != nil {
-		e.Initiator = kp.initiator
+		e.Initiator, e.Index = kp.initiator, kp.local
 	}
 	return e
 }

@@ -18,27 +18,35 @@ type Stats struct {
 	Confirmed           uint64 // handshakes confirmed, both roles
 	GivenUp             uint64 // handshakes given up
 
-	Malformed       uint64 // datagrams of no known type and length, and batches that the bind could not take apart
-	BadMAC          uint64 // handshake messages whose mac1 is wrong
-	QueueFull       uint64 // handshake messages dropped before a worker saw them
-	BadHandshake    uint64 // handshake messages that do not authenticate, or answer nothing
-	UnknownDevice   uint64 // initiations of devices that Lookup does not know
-	StaleTimestamp  uint64 // initiations refused as replays
-	TooFrequent     uint64 // initiations above 50 per second and device
-	UnknownIndex    uint64 // transport messages for a receiver index nobody has
-	Expired         uint64 // transport messages under expired or erased keys
-	Forged          uint64 // transport messages that do not authenticate
-	Replayed        uint64 // transport messages with a counter seen before or out of the window
-	BadPacket       uint64 // authentic, but no IP packet inside
-	BadSource       uint64 // inner source address is not the device's
-	NoSession       uint64 // packets from the TUN for an address without session
-	Overflow        uint64 // packets waiting for keys that were pushed out or given up
-	Fenced          uint64 // messages held back by the sender's fence
-	SendErrors      uint64
-	ReceiveErrors   uint64 // of the socket
-	ReadErrors      uint64 // of the TUN
-	WriteErrors     uint64 // batches that the TUN refused, whole or in part
-	RequestsDropped uint64 // own initiations dropped because too many were waiting
+	Malformed         uint64 // datagrams of no known type and length, and batches that the bind could not take apart
+	BadMAC            uint64 // handshake messages whose mac1 is wrong
+	QueueFull         uint64 // handshake messages dropped before a worker saw them
+	BadHandshake      uint64 // handshake messages that do not authenticate, or answer nothing
+	UnknownDevice     uint64 // initiations of devices that Lookup does not know
+	StaleTimestamp    uint64 // initiations refused as replays
+	TooFrequent       uint64 // initiations above 50 per second and device
+	UnknownIndex      uint64 // transport messages for a receiver index nobody has
+	Expired           uint64 // transport messages under expired or erased keys
+	Forged            uint64 // transport messages that do not authenticate
+	Replayed          uint64 // transport messages with a counter seen before or out of the window
+	BadPacket         uint64 // authentic, but no IP packet inside
+	BadSource         uint64 // inner source address is not the device's
+	NoSession         uint64 // packets from the TUN for an address without session
+	Overflow          uint64 // packets waiting for keys that were pushed out or given up
+	Fenced            uint64 // messages held back by the sender's fence
+	SendErrors        uint64
+	ReceiveErrors     uint64 // of the socket
+	ReadErrors        uint64 // of the TUN
+	WriteErrors       uint64 // batches that the TUN refused, whole or in part
+	Exports           uint64
+	Imports           uint64 // held
+	ImportsRefused    uint64
+	TakenOver         uint64 // sessions
+	Forwarded         uint64 // packets for devices that were exported for good
+	Muted             uint64 // packets for devices that are claimed by another gateway, dropped
+	TransportInjected uint64 // transport messages handed to us by InjectTransport
+	StrangersDropped  uint64 // of UnknownIndex, too many to be told
+	RequestsDropped   uint64 // own initiations dropped because too many were waiting
 }
 
 // counters is Stats while it is being counted.
@@ -49,6 +57,8 @@ type counters struct {
 	malformed, badMAC, queueFull, badHandshake, unknownDevice, staleTimestamp, tooFrequent atomic.Uint64
 	unknownIndex, expired, forged, replayed, badPacket, badSource                          atomic.Uint64
 	noSession, overflow, fenced, requestsDropped                                           atomic.Uint64
+	exports, imports, importsRefused, takenOver                                            atomic.Uint64
+	forwarded, muted, transportInjected, strangersDropped                                  atomic.Uint64
 	sendErrors, receiveErrors, readErrors, writeErrors                                     atomic.Uint64
 }
 
@@ -65,6 +75,8 @@ func (g *Gateway) Stats() Stats {
 		UnknownDevice: c.unknownDevice.Load(), StaleTimestamp: c.staleTimestamp.Load(), TooFrequent: c.tooFrequent.Load(),
 		UnknownIndex: c.unknownIndex.Load(), Expired: c.expired.Load(), Forged: c.forged.Load(), Replayed: c.replayed.Load(),
 		BadPacket: c.badPacket.Load(), BadSource: c.badSource.Load(), NoSession: c.noSession.Load(), Overflow: c.overflow.Load(),
+		Exports: c.exports.Load(), Imports: c.imports.Load(), ImportsRefused: c.importsRefused.Load(), TakenOver: c.takenOver.Load(),
+		Forwarded: c.forwarded.Load(), Muted: c.muted.Load(), TransportInjected: c.transportInjected.Load(), StrangersDropped: c.strangersDropped.Load(),
 		Fenced: c.fenced.Load(), SendErrors: c.sendErrors.Load(), ReceiveErrors: c.receiveErrors.Load(),
 		ReadErrors: c.readErrors.Load(), WriteErrors: c.writeErrors.Load(), RequestsDropped: c.requestsDropped.Load(),
 	}

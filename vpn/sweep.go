@@ -12,6 +12,9 @@ func (g *Gateway) sweep(ctx context.Context) error {
 	for {
 		now := g.now()
 		p, next := g.schedule.pop(now)
+		if p == nil {
+			next = earliest(next, g.vault.sweep(now))
+		}
 		if p != nil {
 			g.tick(p, now)
 			continue
@@ -41,6 +44,9 @@ func (g *Gateway) tick(p *peer, now time.Duration) {
 			p.timers.keepalive.Store(int64(now + KeepaliveTimeout))
 		}
 	}
+	if due(&p.timers.renew, now) {
+		g.renew(p, now)
+	}
 	if due(&p.timers.handshake, now) {
 		p.mu.Lock()
 		g.clearSource(p)
@@ -69,6 +75,9 @@ func (g *Gateway) expire(p *peer, now time.Duration) (forget bool) {
 		g.confirmed.Add(-1)
 	}
 	g.retire(retired[:]...)
+	if p.quiet.Load() && p.keyless() {
+		return true
+	}
 	if due(&p.timers.retransmit, now) {
 		if p.attempts++; p.attempts > maxAttempts {
 			g.count.givenUp.Add(1)

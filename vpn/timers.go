@@ -14,12 +14,14 @@ import (
 //	handshake   data sent                         anything received                 initiation
 //	retransmit  initiation sent                   response or confirmation          initiation, 18 times
 //	erase       keys made                         newer keys made                   device forgotten
+//	renew       takeover                          newer keys made                   initiation
 type timers struct {
 	keepalive        atomic.Int64
 	anotherKeepalive atomic.Bool // data came in while keepalive was running
 	handshake        atomic.Int64
 	retransmit       atomic.Int64
 	erase            atomic.Int64
+	renew            atomic.Int64
 }
 
 // dataSent is called after a packet that is no keepalive was sent. It returns a deadline to schedule, or 0.
@@ -70,7 +72,7 @@ func due(t *atomic.Int64, now time.Duration) bool {
 
 // next is the earliest deadline; 0: none runs.
 func (t *timers) next() (at time.Duration) {
-	for _, timer := range [...]*atomic.Int64{&t.keepalive, &t.handshake, &t.retransmit, &t.erase} {
+	for _, timer := range [...]*atomic.Int64{&t.keepalive, &t.handshake, &t.retransmit, &t.erase, &t.renew} {
 		at = earliest(at, time.Duration(timer.Load()))
 	}
 	return at

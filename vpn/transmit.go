@@ -81,6 +81,14 @@ func (t *transmitter) run(p *peer, buffers [][]byte, sizes []int, now time.Durat
 		}
 		return
 	}
+	if p.quiet.Load() {
+		for i, b := range buffers {
+			if n := sizes[i]; n > 0 {
+				g.divert(p, b[headerSize:headerSize+n])
+			}
+		}
+		return
+	}
 	kp := p.current.Load()
 	bytes := 0
 	t.out = t.out[:0]
@@ -143,6 +151,10 @@ func (g *Gateway) sendKeepalive(p *peer) {
 	if !kp.usable(now) {
 		return
 	}
+	if kp.imported.Load() && !kp.confirmed.Load() {
+		g.knock(p)
+		return
+	}
 	m, ok := kp.sealer.seal(make([]byte, keepaliveSize), 0)
 	if !ok {
 		return
@@ -165,9 +177,11 @@ func (g *Gateway) stage(p *peer, packet []byte, now time.Duration) {
 	copy(b[headerSize:], packet)
 	p.mu.Lock()
 	var staged [][]byte
+	quiet := p.quiet.Load()
 	switch {
 	case p.dead.Load():
 		g.count.noSession.Add(1)
+	case quiet: // since the packet was read
 	case p.current.Load().usable(now): // keys came in between
 		staged = append(g.unstage(p), b)
 	case len(p.staged) < stagedPerPeer && g.staged.Load() < stagedTotal:
@@ -180,8 +194,15 @@ func (g *Gateway) stage(p *peer, packet []byte, now time.Duration) {
 		g.count.overflow.Add(1)
 	}
 	p.mu.Unlock()
+	if quiet {
+		g.divert(p, packet)
+		return
+	}
 	if staged != nil {
 		g.sendStaged(p, staged)
+		return
+	}
+	if !p.mayBegin(now) {
 		return
 	}
 	if p.timers.retransmit.Load() == 0 {

@@ -59,6 +59,7 @@ func (g *Gateway) parseEndpoint(addr netip.AddrPort) (conn.Endpoint, error) {
 // retransmits it by WireGuard's rule for RekeyAttemptTime. It never blocks. A handshake with the device at the same
 // address that is younger than RekeyTimeout is left to run.
 func (g *Gateway) Initiate(k Key, addr netip.AddrPort) {
+	g.Unmute(k)
 	ep, err := g.parseEndpoint(addr)
 	if err != nil || !g.requests.put(request{key: k, target: newEndpoint(ep)}) {
 		g.count.requestsDropped.Add(1)
@@ -69,6 +70,9 @@ func (g *Gateway) Initiate(k Key, addr netip.AddrPort) {
 // within RekeyTimeout. The packet path may call it.
 func (g *Gateway) want(p *peer, now time.Duration) {
 	if sent := p.sentHandshake.Load(); sent != 0 && now-time.Duration(sent) < RekeyTimeout {
+		return
+	}
+	if !p.mayBegin(now) {
 		return
 	}
 	g.request(p, false)

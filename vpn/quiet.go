@@ -1,0 +1,128 @@
+package vpn
+
+import "time"
+
+const (
+	muteGrace  = 200 * time.Millisecond // from Mute on; what is heard later is told
+	aloneGrace = 2 * time.Second        // a device without a reachable heir that was heard within this is renewed
+)
+
+// A session may be quiet: nothing is sealed under its keys and no handshake is begun, but what comes in is opened.
+//
+//	           Mute                  another gateway has claimed the device
+//	sending ─────────────► quiet ─┬─ Unmute, Initiate, TakeOver, new keys ─► sending
+//	           Export, final      └─ Drop, end of the keys ─► (nothing)
+//
+// Going back to sending after a final export is allowed: the counters that were given away are above all that this
+// gateway uses. The device accepts what it says until it has heard from the heir.
+
+// Mute lets nothing more leave for a device that another gateway has claimed; what comes in from it is opened. If it
+// is still heard muteGrace later, the event Heard is told, once. Initiate, TakeOver, Unmute and new keys, which an
+// initiation of the device's own makes, end it; Drop and the end of the keys end the session.
+func (g *Gateway) Mute(k Key) {
+	p := g.peer(k)
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dead.Load() || p.listen.Load() != 0 {
+		return
+	}
+	p.listen.Store(int64(g.now() + muteGrace))
+	for range g.silence(p) {
+		g.count.muted.Add(1)
+	}
+}
+
+// Unmute ends Mute, and takes a final export back as far as sending goes.
+func (g *Gateway) Unmute(k Key) {
+	if p := g.peer(k); p != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		g.speak(p)
+	}
+}
+
+// Alone says for a device whether the gateway that would inherit it is out of reach: as long as it is, no handshake is
+// begun with the device unless it was heard within the last 2 s.
+func (g *Gateway) Alone(k Key, alone bool) {
+	if p := g.peer(k); p != nil {
+		p.alone.Store(alone)
+	}
+}
+
+// silence makes p quiet and returns the packets that waited for keys. Under p.mu.
+func (g *Gateway) silence(p *peer) (staged [][]byte) {
+	p.quiet.Store(true)
+	for _, kp := range [...]*keypair{p.current.Load(), p.previous} {
+		if kp != nil {
+			kp.sealer.stop(true)
+		}
+	}
+	return g.unstage(p)
+}
+
+// speak ends silence. Under p.mu.
+func (g *Gateway) speak(p *peer) {
+	if !p.quiet.Load() {
+		return
+	}
+	for _, kp := range [...]*keypair{p.current.Load(), p.previous} {
+		if kp != nil {
+			kp.sealer.stop(false)
+		}
+	}
+	p.listen.Store(0)
+	p.handed.Store(false)
+	p.quiet.Store(false)
+}
+
+// divert takes a packet for a quiet device. No lock is held.
+func (g *Gateway) divert(p *peer, packet []byte) {
+	if p.handed.Load() && g.cfg.Forward != nil {
+		g.count.forwarded.Add(1)
+		g.cfg.Forward(p.key, packet)
+		return
+	}
+	g.count.muted.Add(1)
+}
+
+// mayBegin reports whether a handshake that nobody has asked for by Initiate may be begun with p.
+func (p *peer) mayBegin(now time.Duration) bool {
+	return !p.quiet.Load() && (!p.alone.Load() || now-time.Duration(p.heard.Load()) <= aloneGrace)
+}
+
+// listened tells, once, that a device was heard that was muted some time ago.
+func (g *Gateway) listened(p *peer, now time.Duration) {
+	at := p.listen.Load()
+	if at == 0 || int64(now) < at {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dead.Load() || p.listen.Load() != at || !p.quiet.Load() {
+		return
+	}
+	p.listen.Store(1<<63 - 1)
+	g.outbox.put(&notice{Event: p.event(Heard, g.cfg.Now())})
+}
+
+// Deliver seals a packet for a device and sends it, as if it had come from the TUN. It is for packets that the device's
+// former gateway forwarded. It copies and does not block; it reports whether there is a session.
+func (g *Gateway) Deliver(k Key, packet []byte) bool {
+	p := g.peer(k)
+	if p == nil || p.quiet.Load() || len(packet) > bufferSize-headerSize-tagSize-paddingMultiple {
+		return false
+	}
+	packet, _, dst, ok := parseIP(packet)
+	if !ok || g.allowed.lookup(dst) != p {
+		g.count.badPacket.Add(1)
+		return false
+	}
+	b := make([]byte, headerSize+len(packet), headerSize+len(packet)+paddingMultiple+tagSize)
+	copy(b[headerSize:], packet)
+	t := &transmitter{g: g}
+	t.run(p, [][]byte{b[:cap(b)]}, []int{len(packet)}, g.now())
+	return true
+}
