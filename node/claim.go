@@ -65,3 +65,10 @@ func (s stance) heard() (stance, move) {
 	}
 	return s, stay
 }
+
+// confirmed says whether a device that was heard under keys that are in use from now on is ours by that. Under keys that
+// were imported it is not when another gateway has claimed it since: what is heard may have been under way, and the
+// claimant's counters may be above ours. heard tells if it stays.
+func (s stance) confirmed(imported bool) bool {
+	return !imported || s != muted && s != handed
+}

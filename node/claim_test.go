@@ -42,6 +42,14 @@ func TestStance(t *testing.T) {
 	if next, m := muted.after(self, cluster.Session{}, false); next != serving || m != recall {
 		t.Errorf("all rows gone: %d, %d", next, m)
 	}
+	for _, c := range []struct {
+		is             stance
+		imported, want bool
+	}{{serving, true, true}, {muted, true, false}, {muted, false, true}, {calling, false, true}, {handed, true, false}} {
+		if c.is.confirmed(c.imported) != c.want {
+			t.Errorf("stance %d, imported %v: want %v", c.is, c.imported, c.want)
+		}
+	}
 	for s, want := range map[stance]move{away: stay, calling: stay, serving: stay, muted: recall, handed: recall} {
 		if _, m := s.heard(); m != want {
 			t.Errorf("heard in stance %d: move %d, want %d", s, m, want)

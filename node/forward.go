@@ -58,6 +58,18 @@ func (f *forwards) open(k cluster.Key, to cluster.Node, send func(cluster.Node, 
 	}
 }
 
+// sentTo returns the devices whose packets go to a gateway.
+func (f *forwards) sentTo(id cluster.Node) (keys []cluster.Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k, d := range f.devices {
+		if d.to == id {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
 // end forgets a device and returns what waited.
 func (f *forwards) end(k cluster.Key) [][]byte {
 	f.mu.Lock()

@@ -23,6 +23,8 @@ var histories = flag.Int("model.histories", 400, "histories of TestClaimHistorie
 const (
 	modelParts  = 32
 	modelWindow = 64
+	modelHelp   = 10 * time.Second // from the healing on, if the client's gateway knows its keys
+	modelRest   = 40 * time.Second // from the healing on: two attempts of the client's own to find a gateway
 	ms          = time.Millisecond
 )
 
@@ -114,6 +116,7 @@ type modelGateway struct {
 	held       *modelExport
 	ends       map[uint64]uint64
 	heir       [2]int // gateway + 1 and run that has the last export
+	handedTo   int    // gateway + 1 that took a final one
 }
 
 type modelClient struct {
@@ -206,6 +209,7 @@ func (g *modelGateway) start() {
 	})
 	for b := range m.gws {
 		if b != g.i && m.gws[b].up {
+			m.gws[b].fall(g.i) // the run that it knew
 			m.link(g.i, b)
 		}
 	}
@@ -250,14 +254,25 @@ func (m *model) cut(a, b int, verdict time.Duration) {
 	for _, at := range [2][2]int{{a, b}, {b, a}} {
 		g, o, boot := m.gws[at[0]], at[1], m.gws[at[0]].boot
 		m.after(verdict+time.Duration(m.rnd.IntN(30))*ms, func() {
-			if g.up && g.boot == boot && !g.linkedTo(o) && g.alive[o] {
-				g.alive[o], g.fallen[o] = false, true
-				m.logf("%d takes %d for dead", g.i, o)
-				g.orphan(o)
-				g.look()
+			if g.boot == boot && !g.linkedTo(o) {
+				g.fall(o)
 			}
 		})
 	}
+}
+
+// fall is the verdict on another gateway.
+func (g *modelGateway) fall(o int) {
+	if !g.up || !g.alive[o] {
+		return
+	}
+	g.alive[o], g.fallen[o] = false, true
+	g.m.logf("%d takes %d for dead", g.i, o)
+	if row, ok := g.table.Greatest(modelDevice); ok && row.Owner == g.node && g.stance == handed && g.handedTo == o+1 {
+		g.turn(serving, recall)
+	}
+	g.orphan(o)
+	g.look()
 }
 
 func (m *model) kill(i int) {
@@ -338,7 +353,8 @@ func (g *modelGateway) turn(s stance, mv move) {
 		g.m.logf("%d is muted", g.i)
 		g.quiet, g.muteUntil = true, g.m.now+200*ms
 	case drop:
-		g.m.logf("%d drops", g.i)
+		row, _ := g.table.Greatest(modelDevice)
+		g.m.logf("%d drops, because %d has epoch %x, claimed %v", g.i, row.Owner[0]-1, row.Epoch, row.Claimed)
 		g.forget(true)
 	case recall:
 		own, ok := g.table.Own(modelDevice)
@@ -364,6 +380,8 @@ func (g *modelGateway) confirmed() {
 			return
 		}
 		g.table.Confirm(own, g.stamp())
+		own, _ := g.table.Own(modelDevice)
+		g.m.logf("%d confirms, epoch %x", g.i, own.Epoch)
 		g.stance = away
 		g.wrote()
 		g.export()
@@ -444,12 +462,12 @@ func (g *modelGateway) drain() {
 		return
 	}
 	g.m.logf("%d drains to %d", g.i, h.i)
-	g.quiet, g.stance = true, handed
+	g.quiet, g.stance, g.handedTo = true, handed, 0
 	acked := false
 	g.m.net(func() {
 		if g.linkedTo(h.i) && h.keep(e) {
 			h.succeed()
-			g.m.net(func() { acked = true })
+			g.m.net(func() { acked, g.handedTo = true, h.i+1 })
 		}
 	})
 	boot := g.boot
@@ -576,11 +594,18 @@ func (g *modelGateway) takeOver() {
 	g.heard = g.m.now
 	g.keepalive()
 	boot, current := g.boot, g.current
-	g.m.after(time.Second+time.Duration(g.m.rnd.IntN(2000))*ms, func() {
-		if g.boot == boot && g.current == current && !g.quiet {
-			g.initiate()
-		}
-	})
+	g.m.after(time.Second+time.Duration(g.m.rnd.IntN(2000))*ms, func() { g.renew(boot, current) })
+}
+
+// renew is the paced rekey after a takeover.
+func (g *modelGateway) renew(boot int, current uint64) {
+	switch {
+	case g.boot != boot || g.current != current:
+	case g.quiet:
+		g.m.after(time.Second, func() { g.renew(boot, current) })
+	default:
+		g.initiate()
+	}
 }
 
 // keepalive sends an empty message under each key, older ones first.
@@ -612,10 +637,13 @@ func (g *modelGateway) send(id, reply uint64) {
 }
 
 func (g *modelGateway) initiate() {
-	if !g.up || g.initiating != 0 && g.m.now-g.initiated < 5*time.Second {
+	if !g.up {
 		return
 	}
 	g.quiet, g.muteUntil = false, 0
+	if g.initiating != 0 && g.m.now-g.initiated < 5*time.Second {
+		return
+	}
 	g.m.keys++
 	id := g.m.keys
 	g.initiating, g.initiated = id, g.m.now
@@ -705,7 +733,9 @@ func (g *modelGateway) receives(id, counter, ping uint64, hops int) {
 	} else if k.imported && id == g.current {
 		k.imported = false
 		g.m.logf("%d hears the device under imported keys", g.i)
-		g.confirmed()
+		if g.stands().confirmed(true) {
+			g.confirmed()
+		}
 	}
 	if g.muteUntil != 0 && g.m.now >= g.muteUntil {
 		g.muteUntil = 1<<63 - 1
@@ -719,7 +749,7 @@ func (g *modelGateway) receives(id, counter, ping uint64, hops int) {
 // stray is a packet under a key that is not here.
 func (g *modelGateway) stray(id, counter, ping uint64, hops int) {
 	owner, ok := g.table.ByIndex(uint32(id))
-	if !ok || hops > 0 {
+	if o := int(owner.Owner[0]) - 1; !ok || hops > 0 && o != g.i {
 		return
 	}
 	if o := int(owner.Owner[0]) - 1; o == g.i {
@@ -736,6 +766,11 @@ func (g *modelGateway) stray(id, counter, ping uint64, hops int) {
 }
 
 // The client.
+
+// shaking says whether the client has given its gateway up and knocks, or is about to.
+func (c *modelClient) shaking(now time.Duration) bool {
+	return now-c.handshake < 30*time.Second || c.waiting && now-c.unheard > 5*time.Second
+}
 
 func (m *model) clientReceives(from int, id, counter, reply uint64) {
 	c := &m.client
@@ -911,6 +946,8 @@ func (m *model) disturb(what, a, b int) {
 // rest heals everything, lets time pass and says what is wrong then.
 func (m *model) rest() string {
 	m.loss = 0
+	at := m.gws[m.client.endpoint] // if it knows the client's keys, it or who has claimed the device helps, not the client's own timers
+	known := at.up && at.keys[m.client.current] != nil && !m.client.shaking(m.now)
 	for i, g := range m.gws {
 		m.reach[i] = true
 		if !g.up {
@@ -924,7 +961,13 @@ func (m *model) rest() string {
 			}
 		}
 	}
-	for range 60 {
+	m.client.answered = 0
+	for begin := m.now; known && m.client.answered == 0; m.run(100 * ms) {
+		if m.now-begin > modelHelp {
+			return fmt.Sprintf("the client is without an answer %v after the healing", modelHelp)
+		}
+	}
+	for range modelRest / (5 * time.Second) {
 		m.run(5 * time.Second)
 		m.expire()
 	}
@@ -946,7 +989,7 @@ func (m *model) rest() string {
 	if m.client.endpoint != o.i || m.client.current != o.current || o.quiet {
 		return fmt.Sprintf("the client is at %d with key %d, the owner %d has %d, quiet %v", m.client.endpoint, m.client.current, o.i, o.current, o.quiet)
 	}
-	if m.client.lost > 0 || m.client.answered < 10 {
+	if m.client.lost > 1 || m.client.answered < 10 { // a handshake may cost one
 		return fmt.Sprintf("%d pings lost and %d answered at rest", m.client.lost, m.client.answered)
 	}
 	return m.broken

@@ -127,7 +127,7 @@ func (n *Node) onSession(p *parts) func(vpn.Event) {
 		case e.Kind == vpn.Heard:
 			next, m := p.stance(e.Device).heard()
 			n.turn(p, e.Device, next, m)
-		case !worth:
+		case !worth || e.Kind == vpn.Confirmed && !p.stance(e.Device).confirmed(e.Imported):
 		case e.Kind == vpn.Confirmed:
 			n.onConfirmed(p, s, e, owned && owner.Owner != n.self)
 		default:
@@ -222,7 +222,7 @@ func (n *Node) onForeign(p *parts) func(cluster.Session) {
 		n.settle(p, s.Device)
 		p.rows.Unlock()
 		if s.Owner != n.self && !s.Released && p.peers.hasFallen(s.Owner) && !p.linked(s.Owner) {
-			p.orphan(s.Owner) // its last words came by way of another: they are an inheritance
+			p.orphans.hearsay(s.Owner, time.Now())
 		}
 	}
 }
@@ -321,6 +321,13 @@ func (n *Node) fallen(p *parts, id cluster.Node) {
 	p.orphan(id)
 	for _, k := range p.exports.cut(id) {
 		p.vpn.Alone(k, true)
+	}
+	p.rows.Lock()
+	defer p.rows.Unlock()
+	for _, k := range p.forwards.sentTo(id) { // if it has not told its claim, nobody knows whose they are
+		if g, ok := p.sessions.Greatest(k); ok && g.Owner == n.self && p.stance(k) == handed {
+			n.turn(p, k, serving, recall)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"slices"
@@ -26,7 +27,7 @@ const (
 type stray struct {
 	index   uint32
 	from    netip.AddrPort
-	message []byte
+	message []byte // nil: another gateway passed it on already
 }
 
 // strays are transport messages that came to the wrong gateway.
@@ -102,12 +103,13 @@ func (n *Node) guide(ctx context.Context, p *parts) error {
 func (n *Node) guideOne(p *parts, s stray, now time.Time) {
 	owner, ok := p.sessions.ByIndex(s.index)
 	switch {
-	case !ok:
+	case !ok && s.message != nil:
 		p.recallFrom(s.from, func(k cluster.Key) bool { return p.strays.may(k, now) })
-	case owner.Owner == n.self:
+	case ok && owner.Owner == n.self:
 		if s.from == owner.Endpoint && p.strays.may(owner.Device, now) {
 			p.vpn.Initiate(owner.Device, owner.Endpoint)
 		}
+	case !ok || s.message == nil: // gateways that disagree do not send messages round
 	case p.peers.isAlive(owner.Owner) || p.linked(owner.Owner):
 		b, err := cbor.Marshal(datagram{s.from, s.message})
 		if err == nil {
@@ -138,6 +140,11 @@ func (n *Node) onDatagram(p *parts) mesh.Handler {
 			return nil, err
 		}
 		p.vpn.InjectTransport(d.Message, d.From)
+		index := binary.LittleEndian.Uint32(d.Message[4:])
+		if own, ok := p.sessions.ByIndex(index); ok && own.Owner == n.self && index != own.Index && index != own.Previous {
+			// The sender gave way to us, but the device has made its keys with another.
+			p.strays.put(index, d.From, nil)
+		}
 		return nil, nil
 	}
 }

@@ -14,6 +14,10 @@ import (
 // by the one before.
 const rankDelay = 500 * time.Millisecond
 
+// hearsayDelay is how long the link of a gateway that comes back may take
+// behind what others tell of it.
+const hearsayDelay = 2 * time.Second
+
 // callInterval is how exactly devices are called.
 const callInterval = 50 * time.Millisecond
 
@@ -33,6 +37,7 @@ type orphans struct {
 
 	mu    sync.Mutex // guards the fields below
 	dead  []cluster.Node
+	late  map[cluster.Node]time.Time // gateways that were heard of after they fell: when to look again
 	taken []nudge
 }
 
@@ -42,7 +47,9 @@ type nudge struct {
 	at      time.Time
 }
 
-func newOrphans() *orphans { return &orphans{wake: make(chan struct{}, 1)} }
+func newOrphans() *orphans {
+	return &orphans{wake: make(chan struct{}, 1), late: map[cluster.Node]time.Time{}}
+}
 
 // orphan notes that a gateway is gone. Called by the mesh; never blocks.
 func (p *parts) orphan(id cluster.Node) {
@@ -52,6 +59,17 @@ func (p *parts) orphan(id cluster.Node) {
 	p.orphans.rouse()
 }
 
+// hearsay notes that another gateway had news of one that had fallen: its last
+// words, or it lives and a link to it is about to come. Never blocks.
+func (o *orphans) hearsay(id cluster.Node, now time.Time) {
+	o.mu.Lock()
+	if _, waits := o.late[id]; !waits {
+		o.late[id] = now.Add(hearsayDelay)
+	}
+	o.mu.Unlock()
+	o.rouse()
+}
+
 func (o *orphans) rouse() {
 	select {
 	case o.wake <- struct{}{}:
@@ -59,11 +77,11 @@ func (o *orphans) rouse() {
 	}
 }
 
-// busy says whether there are devices to be called again.
+// busy says whether something is to be done later.
 func (o *orphans) busy() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.taken) > 0
+	return len(o.taken)+len(o.late) > 0
 }
 
 // took notes that devices of another gateway were taken over. It never blocks
@@ -78,11 +96,17 @@ func (o *orphans) took(now time.Time, devices ...cluster.Key) {
 }
 
 // gone returns the gateways that died since it was last called.
-func (o *orphans) gone() []cluster.Node {
+func (o *orphans) gone(now time.Time) []cluster.Node {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	dead := o.dead
 	o.dead = nil
+	for id, at := range o.late {
+		if !now.Before(at) {
+			delete(o.late, id)
+			dead = append(dead, id)
+		}
+	}
 	return dead
 }
 
@@ -141,7 +165,7 @@ func (n *Node) takeOver(ctx context.Context, p *parts) error {
 		for _, device := range p.orphans.nudged(now) {
 			p.vpn.Keepalive(device)
 		}
-		for _, dead := range p.orphans.gone() {
+		for _, dead := range p.orphans.gone(now) {
 			sessions := p.sessions.OwnedBy(dead)
 			n.log.Info("taking over", "from", dead, "devices", len(sessions))
 			waiting = append(waiting, inherit(n.self, dead, sessions, p.peers.heirs(n.self, n.cfg.Capacity), now)...)
