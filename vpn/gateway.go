@@ -69,7 +69,7 @@ type Gateway struct {
 	confirmed   atomic.Int64  // devices with a current keypair
 	generation  atomic.Uint64 // of what Lookup says: raised by Refresh
 	exported    atomic.Uint64 // exports made, by which they are numbered
-	renewals    atomic.Int64  // devices that were taken over and wait for new keys
+	lastRenewal atomic.Int64  // the last time that was given out for making new keys after a takeover, since start
 	count       counters
 
 	pending pending

@@ -173,7 +173,7 @@ func (g *Gateway) establish(p *peer, from *endpoint) {
 	p.timers.complete()
 	p.attempts, p.target, p.candidate = 0, nil, nil
 	g.speak(p)
-	g.renewed(p)
+	p.timers.renew.Store(0)
 	p.established = true
 	p.handshake = g.cfg.Now()
 	if p.since.IsZero() {

@@ -222,7 +222,6 @@ func (g *Gateway) forget(p *peer, dropped bool) {
 	p.previous, p.next = nil, nil
 	g.abandon(p)
 	g.discard(p)
-	g.renewed(p)
 	if p.routed {
 		p.routed = false
 		g.allowed.remove(p, p.addresses)

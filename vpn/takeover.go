@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// After a takeover new keys are made soon: at a random time from minRenewal on, so many per second of all.
+// After a takeover new keys are made soon, at a random time from 1 s to 3 s, or later where there are too many.
 const (
-	minRenewal  = time.Second
-	maxRenewal  = 3 * time.Second // or more, where more than renewalRate per second would be due
-	renewalRate = 500
+	minRenewal    = time.Second
+	renewalJitter = 2 * time.Second
+	renewalRate   = 500 // per second
 )
 
 // TakeOver makes the imported session of a device ours: its keys are used for opening and sealing from now on, and the
@@ -172,24 +172,20 @@ func (g *Gateway) arrive(p *peer, h *held, addr netip.AddrPort) {
 
 // renewSoon lets new keys be made early, at a pace that workers keep up with. Under p.mu.
 func (g *Gateway) renewSoon(p *peer, now time.Duration) {
-	if p.timers.renew.Load() == 0 {
-		g.renewals.Add(1)
+	var at time.Duration
+	for taken := false; !taken; {
+		last := g.lastRenewal.Load()
+		at = max(time.Duration(last)+time.Second/renewalRate, now+minRenewal)
+		taken = g.lastRenewal.CompareAndSwap(last, int64(at))
 	}
-	window := max(maxRenewal, time.Duration(g.renewals.Load())*time.Second/renewalRate)
-	p.timers.renew.Store(int64(now + minRenewal + rand.N(window-minRenewal)))
-}
-
-// renewed ends the waiting for new keys.
-func (g *Gateway) renewed(p *peer) {
-	if p.timers.renew.Swap(0) != 0 {
-		g.renewals.Add(-1)
-	}
+	at += rand.N(renewalJitter)
+	p.timers.renew.Store(int64(at))
+	g.schedule.at(p, at)
 }
 
 // renew asks for new keys if p's are still those that were taken over.
 func (g *Gateway) renew(p *peer, now time.Duration) {
-	g.renewals.Add(-1)
-	if kp := p.current.Load(); kp == nil || !kp.imported.Load() {
+	if kp := p.current.Load(); kp == nil || !kp.imported.Load() || p.timers.retransmit.Load() != 0 {
 		return
 	}
 	sent := p.sentHandshake.Load()
