@@ -49,6 +49,7 @@ func (t *tx) reindex(r ref) error {
 			n++
 		} else {
 			n--
+			t.delete(clockKey(key))
 		}
 		t.setNumber(metaDevices, n)
 	}

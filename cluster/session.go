@@ -15,7 +15,10 @@ type Session struct {
 	Device    Key
 	Owner     Node
 	Epoch     uint64         // of its claim or confirmation, as Store.Stamp gives it; (Epoch, Owner) is the order, the greatest owns
+	Claimed   bool           // the owner has taken it over, and has not heard the device since
 	Released  bool           // the owner let go: keys dead, device removed, handed over
+	Index     uint32         // receiver index of the owner's current keys, by which the device addresses it; 0: none
+	Previous  uint32         // that of the keys before, under which messages may be on their way; 0: none
 	Endpoint  netip.AddrPort // confirmed address of the device
 	Since     time.Time      // to the millisecond, as Handshake
 	Handshake time.Time      // the last one; by its age sessions are forgotten
@@ -78,9 +81,11 @@ type Sessions struct {
 	self        column
 	columns     map[column]*sessionColumn
 	newest      map[Node]*sessionColumn
-	devices     map[Key][]*row // all rows of a device, one per column
-	counts      map[Node]int   // devices owned
-	horizon     time.Time      // older rows are refused
+	devices     map[Key][]*row   // all rows of a device, one per column
+	indices     map[uint32]Key   // devices by Index and Previous of their rows
+	renewed     map[Key]struct{} // devices whose greatest Received has risen since Renewed
+	counts      map[Node]int     // devices owned
+	horizon     time.Time        // older rows are refused
 	subscribers []func(Session)
 }
 
@@ -95,6 +100,7 @@ func NewSessions(self Node, incarnation uint64, log *slog.Logger) *Sessions {
 		self:    column{self, incarnation},
 		columns: map[column]*sessionColumn{}, newest: map[Node]*sessionColumn{},
 		devices: map[Key][]*row{}, counts: map[Node]int{},
+		indices: map[uint32]Key{}, renewed: map[Key]struct{}{},
 	}
 	t.open(t.self)
 	return t
@@ -113,10 +119,7 @@ func (t *Sessions) Put(s Session) {
 // greatest known if that is more.
 func (t *Sessions) Confirm(s Session, stamp uint64) {
 	t.mu.Lock()
-	s.Epoch = stamp
-	if r := t.greatest(s.Device); r != nil {
-		s.Epoch = max(s.Epoch, r.Epoch+1)
-	}
+	s.Claimed, s.Epoch = false, t.above(s.Device, stamp)
 	t.put(s)
 	t.mu.Unlock()
 	t.signal()
@@ -315,6 +318,7 @@ func (t *Sessions) recount(k Key, n int) {
 // place makes a session the last row of a column.
 func (t *Sessions) place(c *sessionColumn, s Session, seq uint64) {
 	t.recount(s.Device, -1)
+	t.renew(s)
 	r := c.rows[s.Device]
 	if r == nil {
 		r = &row{column: c}
@@ -322,9 +326,11 @@ func (t *Sessions) place(c *sessionColumn, s Session, seq uint64) {
 		t.devices[s.Device] = append(t.devices[s.Device], r)
 	} else {
 		c.unlink(r)
+		t.unlist(r.Session)
 	}
 	r.Session, r.seq = s, seq
 	c.link(r)
+	t.list(s)
 	t.recount(s.Device, 1)
 }
 
@@ -332,6 +338,7 @@ func (t *Sessions) place(c *sessionColumn, s Session, seq uint64) {
 func (t *Sessions) remove(r *row) {
 	t.recount(r.Device, -1)
 	r.column.unlink(r)
+	t.unlist(r.Session)
 	delete(r.column.rows, r.Device)
 	rest := slices.DeleteFunc(t.devices[r.Device], func(o *row) bool { return o == r })
 	if len(rest) == 0 {

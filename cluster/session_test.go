@@ -27,7 +27,8 @@ func table(i int, incarnation uint64) *Sessions {
 func session(device int, epoch uint64) Session {
 	return Session{
 		Device: testKey(device), Epoch: epoch, Since: wallStart, Handshake: wallStart,
-		Endpoint: netip.MustParseAddrPort("192.0.2.7:1234"),
+		Endpoint: netip.MustParseAddrPort("192.0.2.7:1234"), Claimed: epoch%3 == 0,
+		Index: uint32(epoch % 7), Previous: uint32(epoch % 5), // few, so that some meet
 	}
 }
 
@@ -82,6 +83,11 @@ func consistent(t testing.TB, s *Sessions) {
 	}
 	if got := len(slices.Collect(s.Owned())); got != total {
 		t.Fatalf("%d owned, want %d", got, total)
+	}
+	for i, k := range s.indices {
+		if !slices.ContainsFunc(s.devices[k], func(r *row) bool { return r.Index == i || r.Previous == i }) {
+			t.Fatalf("index %d leads to a device without it", i)
+		}
 	}
 	for at, c := range s.columns {
 		last := uint64(0)

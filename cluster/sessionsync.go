@@ -38,6 +38,9 @@ type wireRow struct {
 	Handshake int64  `cbor:"7,keyasint,omitempty"`
 	Received  []byte `cbor:"8,keyasint,omitempty"`
 	Sent      []byte `cbor:"9,keyasint,omitempty"`
+	Claimed   bool   `cbor:"10,keyasint,omitempty"`
+	Index     uint32 `cbor:"11,keyasint,omitempty"`
+	Previous  uint32 `cbor:"12,keyasint,omitempty"`
 }
 
 func (w wireColumn) column() (column, error) {
@@ -162,6 +165,7 @@ func wireOf(r *row) wireRow {
 	w := wireRow{
 		Seq: r.seq, Device: r.Device[:], Epoch: r.Epoch, Released: r.Released,
 		Since: millis(r.Since), Handshake: millis(r.Handshake),
+		Claimed: r.Claimed, Index: r.Index, Previous: r.Previous,
 	}
 	if r.Endpoint.IsValid() {
 		w.Endpoint, _ = r.Endpoint.MarshalBinary() // never fails, netip
@@ -195,6 +199,7 @@ func (w wireRow) session(owner Node) (Session, error) {
 	s := Session{
 		Owner: owner, Epoch: w.Epoch, Released: w.Released,
 		Since: fromMillis(w.Since), Handshake: fromMillis(w.Handshake),
+		Claimed: w.Claimed, Index: w.Index, Previous: w.Previous,
 	}
 	if len(w.Device) != len(s.Device) || len(w.Endpoint) > 64 || w.Seq >= maxCount || w.Epoch >= maxCount ||
 		len(w.Received) != 0 && len(w.Received) != 12 || len(w.Sent) != 0 && len(w.Sent) != 12 {

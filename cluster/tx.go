@@ -20,6 +20,7 @@ import (
 //	x address             an address that more than one device claims
 //	v key                 a device alive as it is shown, see view.go
 //	m name                one number or text about the store itself
+//	t key                 TAI64N received last from a device alive, see clocks.go
 const (
 	atEntity  = 'e'
 	atDot     = 'd'
@@ -29,6 +30,7 @@ const (
 	atContest = 'x'
 	atView    = 'v'
 	atMeta    = 'm'
+	atClock   = 't'
 )
 
 var (

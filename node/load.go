@@ -16,6 +16,8 @@ type report struct {
 	Serving  bool    `cbor:"3,keyasint"` // takes devices at all
 	Draining bool    `cbor:"4,keyasint"` // takes no new ones
 	Counted  []count `cbor:"5,keyasint"` // of the devices that each other gateway sent
+	// Incarnation is the engine's, for which exports are made; 0: it takes none.
+	Incarnation uint64 `cbor:"6,keyasint,omitempty"`
 }
 
 // count is how many devices that a gateway sent were confirmed here since this

@@ -47,10 +47,17 @@ type parts struct {
 	steering *steering
 	peers    *peers
 	orphans  *orphans
+	exports  *exports
+	forwards *forwards
+	strays   *strays
 	changes  chan struct{} // wakes reconcile
 	dirty    dirty
-	rows     sync.Mutex // makes reading and writing our rows of the session table one step
 	ready    readiness
+	draining atomic.Bool // takes no new devices and gives away those it has
+
+	rows    sync.Mutex                     // makes reading and writing our rows of the session table one step, and guards the fields below
+	stances map[cluster.Key]stance         // but serving and away, which the rows tell
+	taken   map[netip.AddrPort]cluster.Key // devices that were taken over, until they have keys of our making
 }
 
 type closer struct {
@@ -146,9 +153,15 @@ func (n *Node) Close() error {
 // Run is the life of the gateway: it finds or begins its cluster, takes
 // devices, and returns when ctx ends (nil then) or a part fails.
 func (n *Node) Run(ctx context.Context) error {
-	g, gctx := errgroup.WithContext(ctx)
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, gctx := errgroup.WithContext(inner)
 	g.Go(func() error { return n.store.Run(gctx) })
 	g.Go(func() error { return n.run(gctx, g) })
+	g.Go(func() error {
+		defer stop()
+		return n.depart(gctx, ctx.Done())
+	})
 	err := g.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil
@@ -184,6 +197,11 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		steering: newSteering(n.self, n.store.Stamp()),
 		peers:    newPeers(n.self),
 		orphans:  newOrphans(),
+		exports:  newExports(),
+		forwards: newForwards(),
+		strays:   newStrays(),
+		stances:  map[cluster.Key]stance{},
+		taken:    map[netip.AddrPort]cluster.Key{},
 		changes:  make(chan struct{}, 1),
 	}
 	if p.pub, err = publicKey(came.wireguard); err != nil {
@@ -220,7 +238,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	p.vpn, err = vpn.New(vpn.Config{
 		PrivateKey: came.wireguard, Port: port, Bind: n.cfg.Bind, TUN: dev,
 		Lookup: n.lookup(p), Steer: n.steer(p), Notify: n.onSession(p),
-		Now: n.cfg.Now, Log: n.log.With("component", "vpn"),
+		Forward: n.forward(p), Unknown: p.strays.put,
+		// Never before what any label sent was made from, also across a restart with the clock set back.
+		Now: n.store.Now, Log: n.log.With("component", "vpn"),
 	})
 	if err != nil {
 		return n.explainPort(err)
@@ -230,6 +250,10 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	p.mesh.Handle(kindInitiation, n.onInitiation(p))
 	p.mesh.Handle(kindCall, n.onCall(p))
 	p.mesh.Handle(kindSessions, n.onSessionsCall(p))
+	p.mesh.Handle(kindHandover, n.onHandover(p))
+	p.mesh.Handle(kindFloors, n.onFloors(p))
+	p.mesh.Handle(kindPacket, n.onPacket(p))
+	p.mesh.Handle(kindDatagram, n.onDatagram(p))
 
 	p.sessions.Subscribe(n.onForeign(p))
 	n.store.Subscribe(n.onChange(p))
@@ -251,6 +275,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.serveDevices(ctx, p) })
 	g.Go(func() error { return n.reconcile(ctx, p) })
 	g.Go(func() error { return n.takeOver(ctx, p) })
+	g.Go(func() error { return n.handOver(ctx, p) })
+	g.Go(func() error { return n.guide(ctx, p) })
+	g.Go(func() error { return n.keepClocks(ctx, p) })
 	g.Go(func() error { return n.announce(ctx, p) })
 	g.Go(func() error { return n.becomeReady(ctx, p, came) })
 	return nil

@@ -88,7 +88,7 @@ func (n *Node) gateway(p *parts, g cluster.Gateway, members map[cluster.Node]mes
 		out.Mesh = g.Mesh[0].String()
 	}
 	if g.Node == n.self {
-		out.State, out.Serving = api.Alive, p.ready.Load()
+		out.State, out.Serving, out.Draining = api.Alive, p.ready.Load(), p.draining.Load()
 		out.Sessions = p.vpn.Count()
 		return out
 	}

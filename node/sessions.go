@@ -41,6 +41,12 @@ func (n *Node) lookup(p *parts) vpn.LookupFunc {
 			out.Addresses = append(out.Addresses, netip.PrefixFrom(a, a.BitLen()))
 		}
 		out.Received, out.Sent = p.sessions.Clocks(k)
+		kept, err := n.store.Clock(k) // of earlier runs, of this gateway and of all
+		if err != nil {
+			n.log.Error("read clock of device", "err", err)
+			return vpn.Device{}, false
+		}
+		out.Received = later(out.Received, kept)
 		return out, true
 	}
 }
@@ -53,7 +59,7 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 		v := p.steering.decide(knock{device: device, now: now, owner: owner, owned: owned, alive: p.peers.serves},
 			func(answering int, r *rand.Rand) (cluster.Node, bool) {
 				own := cluster.Load{
-					Node: n.self, Sessions: p.vpn.Count() + answering, Capacity: n.cfg.Capacity, Draining: !p.ready.Load(),
+					Node: n.self, Sessions: p.vpn.Count() + answering, Capacity: n.cfg.Capacity, Draining: !p.ready.Load() || p.draining.Load(),
 				}
 				return cluster.Place(own, p.peers.weigh(now), r)
 			})
@@ -105,7 +111,7 @@ func (n *Node) answers(p *parts, device cluster.Key) bool {
 		return false
 	}
 	owner, owned := p.sessions.Owner(device)
-	return owned && owner.Owner == n.self || p.vpn.Count() < n.cfg.Capacity
+	return owned && owner.Owner == n.self || p.vpn.Count() < n.cfg.Capacity && !p.draining.Load()
 }
 
 // onSession writes down what the engine says of its sessions.
@@ -116,18 +122,52 @@ func (n *Node) onSession(p *parts) func(vpn.Event) {
 		owner, owned := p.sessions.Owner(e.Device)
 		mine, _ := p.sessions.Own(e.Device)
 		s, worth := record(n.self, mine, owner, owned, e)
-		if !worth {
-			return
-		}
-		if e.Kind == vpn.Confirmed {
-			p.steering.confirmed(e.Device)
-			if owned && owner.Owner != n.self {
-				p.orphans.took(e.Device, time.Now())
-			}
-			p.sessions.Confirm(s, n.store.Stamp())
-		} else {
+		p.follow(mine, e)
+		switch {
+		case e.Kind == vpn.Heard:
+			next, m := p.stance(e.Device).heard()
+			n.turn(p, e.Device, next, m)
+		case !worth || e.Kind == vpn.Confirmed && !p.stance(e.Device).confirmed(e.Imported):
+		case e.Kind == vpn.Confirmed:
+			n.onConfirmed(p, s, e, owned && owner.Owner != n.self)
+		default:
 			p.sessions.Put(s)
 		}
+		if e.Kind == vpn.Gone {
+			n.onGone(p, e, owned && owner.Owner == n.self)
+		}
+	}
+}
+
+// onConfirmed writes a confirmation. took says that the device was another
+// gateway's. p.rows is held.
+func (n *Node) onConfirmed(p *parts, s cluster.Session, e vpn.Event, took bool) {
+	p.steering.confirmed(e.Device)
+	if took {
+		p.orphans.took(time.Now(), e.Device)
+	}
+	p.sessions.Confirm(s, n.store.Stamp())
+	delete(p.stances, e.Device) // its row says that it is served
+	p.forwards.end(e.Device)
+	if !e.Imported && p.exports.confirmed(e.Device) {
+		p.vpn.Alone(e.Device, false)
+	}
+	p.exports.want(e.Device)
+}
+
+// onGone ends what is known of a session beside its row. mine says that the
+// row was the greatest: if the session was dropped all the same, another
+// gateway confirmed the device just before we did. It has dropped it too by
+// now, so somebody must call. p.rows is held.
+func (n *Node) onGone(p *parts, e vpn.Event, mine bool) {
+	delete(p.stances, e.Device)
+	p.forwards.end(e.Device)
+	p.exports.forget(e.Device)
+	if !mine || !e.Dropped || !e.Endpoint.IsValid() {
+		return
+	}
+	if d, err := n.store.Device(e.Device); err == nil && d.Enabled {
+		n.turn(p, e.Device, serving, recall)
 	}
 }
 
@@ -137,12 +177,16 @@ func (n *Node) onSession(p *parts) func(vpn.Event) {
 // which replays are told.
 func record(self cluster.Node, mine, owner cluster.Session, owned bool, e vpn.Event) (s cluster.Session, worth bool) {
 	ours := owned && owner.Owner == self
+	live := mine.Device == e.Device && !mine.Released // there are keys here, whoever has claimed the device
 	s = mine
 	s.Device = e.Device
 	s.Received, s.Sent = later(s.Received, e.Received), later(s.Sent, e.Sent)
 	switch e.Kind {
 	case vpn.Confirmed:
 		s.Released, s.Endpoint, s.Handshake = false, e.Endpoint, e.At
+		if e.Index != s.Index {
+			s.Index, s.Previous = e.Index, s.Index
+		}
 		if !ours {
 			s.Since = e.At
 		}
@@ -153,8 +197,10 @@ func record(self cluster.Node, mine, owner cluster.Session, owned bool, e vpn.Ev
 		s.Endpoint = e.Endpoint
 	case vpn.Gone:
 		s.Released = true
+	case vpn.Heard:
+		return s, false
 	default: // Answered, Sent: its clocks
-		s.Released = !ours
+		s.Released = !ours && !live
 	}
 	if s.Handshake.IsZero() {
 		s.Handshake = e.At
@@ -169,17 +215,67 @@ func later(a, b vpn.Timestamp) vpn.Timestamp {
 	return a
 }
 
-// onForeign lets go of a device that another gateway has confirmed since.
+// onForeign follows what another gateway wrote of a device.
 func (n *Node) onForeign(p *parts) func(cluster.Session) {
 	return func(s cluster.Session) {
-		if s.Owner == n.self || s.Released {
+		p.rows.Lock()
+		n.settle(p, s.Device)
+		p.rows.Unlock()
+		if s.Owner != n.self && !s.Released && p.peers.hasFallen(s.Owner) && !p.linked(s.Owner) {
+			p.orphans.hearsay(s.Owner, time.Now())
+		}
+	}
+}
+
+// settle does what the greatest row of a device asks for. p.rows is held.
+func (n *Node) settle(p *parts, device cluster.Key) {
+	g, known := p.sessions.Greatest(device)
+	next, m := p.stance(device).after(n.self, g, known)
+	n.turn(p, device, next, m)
+}
+
+// stance returns how this gateway stands to a device. p.rows is held.
+func (p *parts) stance(device cluster.Key) stance {
+	if s, ok := p.stances[device]; ok {
+		return s
+	}
+	if own, ok := p.sessions.Own(device); ok && !own.Released {
+		return serving
+	}
+	return away
+}
+
+// serves says whether this gateway sends to a device.
+func (p *parts) serves(device cluster.Key) bool {
+	p.rows.Lock()
+	defer p.rows.Unlock()
+	return p.stance(device) == serving
+}
+
+// turn takes a stance to a device and makes the move that goes with it. p.rows
+// is held.
+func (n *Node) turn(p *parts, device cluster.Key, s stance, m move) {
+	switch s {
+	case away, serving: // its row says which
+		delete(p.stances, device)
+	case calling, muted, handed:
+		p.stances[device] = s
+	}
+	switch m {
+	case stay:
+	case mute:
+		p.vpn.Mute(device)
+	case drop:
+		p.forwards.end(device)
+		p.vpn.Drop(device)
+	case recall:
+		own, ok := p.sessions.Own(device)
+		if !ok {
 			return
 		}
-		if p.peers.hasFallen(s.Owner) && !p.linked(s.Owner) {
-			p.orphan(s.Owner) // its last words came by way of another: they are an inheritance
-			return
-		}
-		p.vpn.Drop(s.Device)
+		p.forwards.end(device)
+		p.sessions.Claim([]cluster.Session{own}, n.store.Stamp())
+		p.vpn.Initiate(device, own.Endpoint)
 	}
 }
 
@@ -199,23 +295,50 @@ func (n *Node) onMesh(p *parts) func(mesh.Event) {
 		switch e.Kind {
 		case mesh.Up:
 			n.log.Info("gateway up", "gateway", e.Member.Name, "id", id, "addr", e.Member.Addr)
+			for _, k := range p.exports.joined(id) {
+				p.vpn.Alone(k, false)
+			}
 		case mesh.Down:
 			n.log.Warn("gateway down", "gateway", e.Member.Name, "id", id)
-			p.orphan(id)
+			n.fallen(p, id)
 		case mesh.Synced:
-			p.orphans.back(id, func(device cluster.Key) {
-				if s, ok := p.sessions.Owner(device); ok && s.Owner == id {
-					p.vpn.Abandon(device)
-				}
-			})
+			n.abandon(p, id)
 			if p.peers.returned(id) {
 				n.recall(p)
 			}
 		case mesh.Left:
 			n.log.Info("gateway left", "gateway", e.Member.Name, "id", id)
-			p.orphan(id)
+			n.fallen(p, id)
 		case mesh.Stalled:
 			n.log.Warn("this process did not run; it is silent until it has heard from the others", "gap", e.Gap)
+		}
+		p.exports.rouse() // there may be other heirs
+	}
+}
+
+// fallen is for a gateway that is gone, as it seems.
+func (n *Node) fallen(p *parts, id cluster.Node) {
+	p.orphan(id)
+	for _, k := range p.exports.cut(id) {
+		p.vpn.Alone(k, true)
+	}
+	p.rows.Lock()
+	defer p.rows.Unlock()
+	for _, k := range p.forwards.sentTo(id) { // if it has not told its claim, nobody knows whose they are
+		if g, ok := p.sessions.Greatest(k); ok && g.Owner == n.self && p.stance(k) == handed {
+			n.turn(p, k, serving, recall)
+		}
+	}
+}
+
+// abandon gives up calling the devices of a gateway that is here again.
+func (n *Node) abandon(p *parts, id cluster.Node) {
+	p.rows.Lock()
+	defer p.rows.Unlock()
+	for device, s := range p.stances {
+		if owner, ok := p.sessions.Owner(device); s == calling && ok && owner.Owner == id {
+			delete(p.stances, device)
+			p.vpn.Abandon(device)
 		}
 	}
 }
@@ -224,11 +347,13 @@ func (n *Node) onMesh(p *parts) func(mesh.Event) {
 // begun to call them: a stock client follows the initiation alone, and would
 // talk to a gateway that has no keys for it until it gives up, 15 s later.
 func (n *Node) recall(p *parts) {
-	now := time.Now()
-	for _, s := range p.sessions.OwnedBy(n.self) {
+	sessions := p.sessions.OwnedBy(n.self)
+	devices := make([]cluster.Key, 0, len(sessions))
+	for _, s := range sessions {
 		p.vpn.Keepalive(s.Device)
-		p.orphans.took(s.Device, now)
+		devices = append(devices, s.Device)
 	}
+	p.orphans.took(time.Now(), devices...)
 }
 
 // beat moves the fence and says how loaded this gateway is.
@@ -238,8 +363,8 @@ func (n *Node) beat(p *parts) func() []byte {
 		p.vpn.Slept(asleep)
 		p.vpn.Allow(until)
 		return report{
-			Sessions: p.vpn.Count(), Capacity: n.cfg.Capacity, Serving: p.ready.Load(),
-			Counted: p.steering.counts(),
+			Sessions: p.vpn.Count(), Capacity: n.cfg.Capacity, Serving: p.ready.Load(), Draining: p.draining.Load(),
+			Counted: p.steering.counts(), Incarnation: p.vpn.Incarnation(),
 		}.encode()
 	}
 }

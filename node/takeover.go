@@ -2,65 +2,53 @@ package node
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
 	"gatemesh/cluster"
+	"gatemesh/vpn"
 )
 
-// rankDelay is how long the next in rank waits for a confirmation by the one
-// before.
+// rankDelay is how long the next in rank waits for a claim or a confirmation
+// by the one before.
 const rankDelay = 500 * time.Millisecond
+
+// hearsayDelay is how long the link of a gateway that comes back may take
+// behind what others tell of it.
+const hearsayDelay = 2 * time.Second
 
 // callInterval is how exactly devices are called.
 const callInterval = 50 * time.Millisecond
 
 // nudges are the times after a takeover at which the device is called once
-// more: its old gateway may live, and until it knows better each packet of its
-// own leads the device back to where its new keys are unknown.
-var nudges = []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second, 3 * time.Second}
+// more: the first message may be lost, and a late packet of its former gateway
+// may lead it back.
+var nudges = []time.Duration{100 * time.Millisecond, 300 * time.Millisecond}
+
+// exportAfter is when a device that was taken over gets an heir: not while
+// there are others to be taken over.
+const exportAfter = time.Second
 
 // orphans are the gateways that died and whose devices want a new one, and the
 // devices that were taken over just now.
 type orphans struct {
 	wake chan struct{} // capacity 1
 
-	mu     sync.Mutex // guards the fields below
-	dead   []cluster.Node
-	taken  []nudge
-	called map[cluster.Node]map[cluster.Key]struct{} // devices called since their gateway fell
+	mu    sync.Mutex // guards the fields below
+	dead  []cluster.Node
+	late  map[cluster.Node]time.Time // gateways that were heard of after they fell: when to look again
+	taken []nudge
 }
 
-// nudge is a device to be called once more.
+// nudge is devices to be called once more.
 type nudge struct {
-	device cluster.Key
-	at     time.Time
+	devices []cluster.Key
+	at      time.Time
 }
 
 func newOrphans() *orphans {
-	return &orphans{wake: make(chan struct{}, 1), called: map[cluster.Node]map[cluster.Key]struct{}{}}
-}
-
-// call notes that a device of a gateway that fell is being called.
-func (o *orphans) call(owner cluster.Node, device cluster.Key) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.called[owner] == nil {
-		o.called[owner] = map[cluster.Key]struct{}{}
-	}
-	o.called[owner][device] = struct{}{}
-}
-
-// back is for a gateway that was taken for dead and is here again: abandon is
-// called with each device of its own that was called meanwhile.
-func (o *orphans) back(owner cluster.Node, abandon func(cluster.Key)) {
-	o.mu.Lock()
-	devices := o.called[owner]
-	delete(o.called, owner)
-	o.mu.Unlock()
-	for d := range devices {
-		abandon(d)
-	}
+	return &orphans{wake: make(chan struct{}, 1), late: map[cluster.Node]time.Time{}}
 }
 
 // orphan notes that a gateway is gone. Called by the mesh; never blocks.
@@ -71,6 +59,17 @@ func (p *parts) orphan(id cluster.Node) {
 	p.orphans.rouse()
 }
 
+// hearsay notes that another gateway had news of one that had fallen: its last
+// words, or it lives and a link to it is about to come. Never blocks.
+func (o *orphans) hearsay(id cluster.Node, now time.Time) {
+	o.mu.Lock()
+	if _, waits := o.late[id]; !waits {
+		o.late[id] = now.Add(hearsayDelay)
+	}
+	o.mu.Unlock()
+	o.rouse()
+}
+
 func (o *orphans) rouse() {
 	select {
 	case o.wake <- struct{}{}:
@@ -78,29 +77,36 @@ func (o *orphans) rouse() {
 	}
 }
 
-// busy says whether there are devices to be called again.
+// busy says whether something is to be done later.
 func (o *orphans) busy() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.taken) > 0
+	return len(o.taken)+len(o.late) > 0
 }
 
-// took notes that a device of another gateway was taken over. It never blocks.
-func (o *orphans) took(device cluster.Key, now time.Time) {
+// took notes that devices of another gateway were taken over. It never blocks
+// and keeps the slice.
+func (o *orphans) took(now time.Time, devices ...cluster.Key) {
 	o.mu.Lock()
 	for _, after := range nudges {
-		o.taken = append(o.taken, nudge{device, now.Add(after)})
+		o.taken = append(o.taken, nudge{devices, now.Add(after)})
 	}
 	o.mu.Unlock()
 	o.rouse()
 }
 
 // gone returns the gateways that died since it was last called.
-func (o *orphans) gone() []cluster.Node {
+func (o *orphans) gone(now time.Time) []cluster.Node {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	dead := o.dead
 	o.dead = nil
+	for id, at := range o.late {
+		if !now.Before(at) {
+			delete(o.late, id)
+			dead = append(dead, id)
+		}
+	}
 	return dead
 }
 
@@ -113,22 +119,23 @@ func (o *orphans) nudged(now time.Time) (devices []cluster.Key) {
 		if now.Before(n.at) {
 			rest = append(rest, n)
 		} else {
-			devices = append(devices, n.device)
+			devices = append(devices, n.devices...)
 		}
 	}
+	clear(o.taken[len(rest):])
 	o.taken = rest
 	return devices
 }
 
-// due is a device that this gateway calls at a time, unless another has it by
-// then.
+// due is a device that this gateway takes over at a time, unless another has
+// it by then.
 type due struct {
 	session cluster.Session
 	at      time.Time
 }
 
-// inherit returns when this gateway is to call each of the sessions that dead
-// owned: at once those of which it is heir, later by its rank the others.
+// inherit returns when this gateway is to take over each of the sessions that
+// dead owned: at once those of which it is heir, later by its rank the others.
 func inherit(self, dead cluster.Node, sessions []cluster.Session, alive []cluster.Weighted, now time.Time) []due {
 	var out []due
 	for _, s := range sessions {
@@ -142,7 +149,7 @@ func inherit(self, dead cluster.Node, sessions []cluster.Session, alive []cluste
 	return out
 }
 
-// takeOver calls the devices of gateways that died.
+// takeOver takes over the devices of gateways that died.
 func (n *Node) takeOver(ctx context.Context, p *parts) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -158,22 +165,23 @@ func (n *Node) takeOver(ctx context.Context, p *parts) error {
 		for _, device := range p.orphans.nudged(now) {
 			p.vpn.Keepalive(device)
 		}
-		for _, dead := range p.orphans.gone() {
+		for _, dead := range p.orphans.gone(now) {
 			sessions := p.sessions.OwnedBy(dead)
 			n.log.Info("taking over", "from", dead, "devices", len(sessions))
 			waiting = append(waiting, inherit(n.self, dead, sessions, p.peers.heirs(n.self, n.cfg.Capacity), now)...)
 		}
-		waiting = n.callDue(p, waiting, now)
+		waiting = n.takeDue(p, waiting, now)
 		if len(waiting) > 0 || p.orphans.busy() {
 			timer.Reset(callInterval)
 		}
 	}
 }
 
-// callDue initiates to the devices whose time has come and that still want a
+// takeDue takes over the devices whose time has come and that still want a
 // gateway, and returns the rest.
-func (n *Node) callDue(p *parts, waiting []due, now time.Time) []due {
+func (n *Node) takeDue(p *parts, waiting []due, now time.Time) []due {
 	rest := waiting[:0]
+	var sessions []cluster.Session
 	for _, d := range waiting {
 		if now.Before(d.at) {
 			rest = append(rest, d)
@@ -183,8 +191,78 @@ func (n *Node) callDue(p *parts, waiting []due, now time.Time) []due {
 		if !ok || current.Owner != d.session.Owner || p.peers.isAlive(current.Owner) || p.linked(current.Owner) {
 			continue // it has another owner, none any more, or its old one is back
 		}
-		p.orphans.call(current.Owner, d.session.Device)
-		p.vpn.Initiate(d.session.Device, current.Endpoint)
+		sessions = append(sessions, current)
 	}
+	if len(sessions) > 0 {
+		n.succeed(p, sessions, false)
+	}
+	clear(waiting[len(rest):])
 	return rest
+}
+
+// succeed makes devices of another gateway ours: those of which there are keys
+// are claimed, all at once, and called under them; to the others we initiate.
+// An attempt that may fail is no claim. final says that their gateway has just
+// handed them over, so that it knew best where they are.
+func (n *Node) succeed(p *parts, sessions []cluster.Session, final bool) {
+	begin := time.Now()
+	held := map[cluster.Key]bool{}
+	for _, k := range p.vpn.Held() {
+		held[k] = true
+	}
+	claims := make([]cluster.Session, 0, len(sessions))
+	var calls []cluster.Session
+	for _, s := range sessions {
+		if held[s.Device] {
+			claims = append(claims, s)
+		} else {
+			calls = append(calls, s)
+		}
+	}
+	p.rows.Lock()
+	defer p.rows.Unlock()
+	p.sessions.Claim(claims, n.store.Stamp())
+	taken := make([]cluster.Key, 0, len(claims))
+	for _, s := range claims {
+		p.steering.confirmed(s.Device)
+		at := s.Endpoint
+		if final {
+			at = netip.AddrPort{}
+		}
+		if err := p.vpn.TakeOver(s.Device, at); err != nil {
+			n.log.Debug("session was not taken over", "err", err)
+			p.vpn.Initiate(s.Device, s.Endpoint)
+			continue
+		}
+		taken = append(taken, s.Device)
+		delete(p.stances, s.Device) // the claim says that it is ours
+		p.taken[s.Endpoint] = s.Device
+		p.exports.wantAt(s.Device, begin.Add(exportAfter))
+	}
+	for _, s := range calls {
+		if p.stance(s.Device) == away {
+			p.stances[s.Device] = calling
+		}
+		p.vpn.Initiate(s.Device, s.Endpoint)
+	}
+	if len(taken) > 0 {
+		p.orphans.took(begin, taken...)
+	}
+	n.log.Info("took over", "with keys", len(taken), "by handshake", len(sessions)-len(taken), "in", time.Since(begin))
+}
+
+// follow keeps up with where the devices are that were taken over and have no
+// keys of our own making yet. mine is what this gateway wrote of the device
+// before event e. p.rows is held.
+func (p *parts) follow(mine cluster.Session, e vpn.Event) {
+	if p.taken[mine.Endpoint] != e.Device || !mine.Endpoint.IsValid() {
+		return
+	}
+	switch moves := e.Kind == vpn.Roamed || e.Kind == vpn.Confirmed && e.Imported; {
+	case moves:
+		delete(p.taken, mine.Endpoint)
+		p.taken[e.Endpoint] = e.Device
+	case e.Kind == vpn.Confirmed || e.Kind == vpn.Gone:
+		delete(p.taken, mine.Endpoint)
+	}
 }

@@ -22,6 +22,9 @@ type Clusters interface {
 // Gateways answers for the gateways of the cluster.
 type Gateways interface {
 	ListGateways(ctx context.Context) ([]Gateway, error)
+	// Drain has the gateway that is asked give its devices to others and take
+	// no new ones, or take them again. It returns when that is done.
+	Drain(ctx context.Context, d Drain) (Drained, error)
 }
 
 // Devices answers for the enrolled devices. A ref is a name, a public key, or
@@ -81,6 +84,17 @@ type Gateway struct {
 	Arch     string    `json:"arch"`
 	Hostname string    `json:"hostname"`
 	Started  time.Time `json:"started"`
+}
+
+// Drain is what a gateway is to do with its devices.
+type Drain struct {
+	Undo bool `json:"undo"` // take devices again
+}
+
+// Drained says what became of the devices of a gateway.
+type Drained struct {
+	Moved int `json:"moved"` // taken by other gateways
+	Left  int `json:"left"`  // still served here
 }
 
 // Device is one enrolled device and where it is connected.

@@ -58,6 +58,11 @@ func (c *Client) ListGateways(ctx context.Context) ([]Gateway, error) {
 	return call[[]Gateway](ctx, c, http.MethodGet, "/v1/gateways", nil)
 }
 
+// Drain implements [Gateways].
+func (c *Client) Drain(ctx context.Context, d Drain) (Drained, error) {
+	return call[Drained](ctx, c, http.MethodPost, "/v1/drain", d)
+}
+
 // ListDevices implements [Devices].
 func (c *Client) ListDevices(ctx context.Context) ([]Device, error) {
 	return call[[]Device](ctx, c, http.MethodGet, "/v1/devices", nil)

@@ -24,6 +24,9 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	route(mux, log, "GET /v1/gateways", func(ctx context.Context, _ string, _ none) ([]Gateway, error) {
 		return s.ListGateways(ctx)
 	})
+	route(mux, log, "POST /v1/drain", func(ctx context.Context, _ string, d Drain) (Drained, error) {
+		return s.Drain(ctx, d)
+	})
 	route(mux, log, "GET /v1/devices", func(ctx context.Context, _ string, _ none) ([]Device, error) {
 		return s.ListDevices(ctx)
 	})
