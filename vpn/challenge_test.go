@@ -125,6 +125,38 @@ func TestNamedDevicesAreProvenFirst(t *testing.T) {
 	}
 }
 
+// TestReplayIsNotPassedOn replays an initiation where there is no state of the device any more, or never was.
+func TestReplayIsNotPassedOn(t *testing.T) {
+	g := idle(t)
+	out := &recorder{Bind: g.cfg.Bind}
+	g.cfg.Bind = out
+	k := newKnocker(t, g)
+	device, asked := Device{Key: k.public}, 0
+	g.cfg.Lookup = func(Key) (Device, bool) { return device, true }
+	g.cfg.Steer = func(Key, netip.AddrPort, []byte) bool { asked++; return true }
+	d := k.knock(t)
+	g.handle(d)
+	if len(out.sent) != 1 || asked != 1 || len(g.live()) != 1 {
+		t.Fatalf("%d answers, asked %d times, %d sessions", len(out.sent), asked, len(g.live()))
+	}
+	device.Received = g.live()[0].received
+	g.Drop(k.public)
+	for _, injected := range []bool{false, true} {
+		g.handle(newDatagram(d.message(), &vpntest.Endpoint{AddrPort: netip.MustParseAddrPort("198.51.100.66:666")}, injected))
+	}
+	if s := g.Stats(); s.StaleTimestamp != 2 || len(out.sent) != 1 || asked != 1 || len(g.live()) != 0 {
+		t.Errorf("%d answers, asked %d times, %d sessions: %+v", len(out.sent), asked, len(g.live()), s)
+	}
+	if n := g.indices.made<<entryBits - uint32(len(g.indices.free)); n != 0 {
+		t.Errorf("%d indices in use", n)
+	}
+	device.Received = Timestamp{} // to show that nothing else refuses it
+	g.handle(d)
+	if len(out.sent) != 2 {
+		t.Error("not answered without the memory")
+	}
+}
+
 func TestRemotesAreBounded(t *testing.T) {
 	var r remotes
 	for i := range uint32(5 * maxRemotes) {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"gatemesh/vpn/vpntest"
 
@@ -107,6 +108,9 @@ func TestSenderHasOnePlaceUnderLoad(t *testing.T) {
 	nat := netip.MustParseAddr("203.0.113.1")
 	attacker, device := netip.AddrPortFrom(nat, 1), netip.AddrPortFrom(nat, 2)
 	for i := range uint32(loadThreshold) {
+		if q.underLoad(1) {
+			t.Fatalf("under load with %d waiting", i)
+		}
 		q.put(&q.knocking, from(attacker, i), 1)
 	}
 	if !q.underLoad(1) || !q.underLoad(loadLatch) || q.underLoad(1+loadLatch) {
@@ -126,6 +130,12 @@ func TestSenderHasOnePlaceUnderLoad(t *testing.T) {
 	}
 	if got := q.timeLoaded(loadLatch / 2); got != loadLatch/2-1 {
 		t.Errorf("%v under load", got)
+	}
+	for range loadThreshold { // as many as that hold it
+		q.keepOut(loadLatch / 2)
+	}
+	if !q.underLoad(loadLatch*3/2-1) || q.underLoad(loadLatch*3/2) || q.timeLoaded(time.Hour) != loadLatch*3/2-1 {
+		t.Errorf("under load until %v, all in all %v", q.loadedUntil, q.loaded)
 	}
 }
 

@@ -84,6 +84,16 @@ func FuzzDatagram(f *testing.F) {
 		for d := g.intake.take(); d != nil; d = g.intake.take() {
 			g.handle(d)
 		}
+		g.intake.loadedUntil = g.now() + time.Hour // and again, under load
+		size = copy(buffer, b)
+		r.datagram(buffer, size, from, g.now())
+		for len(g.cookies.queue) > 0 {
+			q := <-g.cookies.queue
+			if reply := g.cookies.reply(&q, time.Now()); messageType(reply[:]) != typeCookie || messageType(b) != typeInitiation {
+				t.Errorf("%x is challenged with %x", b, reply)
+			}
+		}
+		g.intake.loadedUntil = 0
 		if len(out.sent) != 0 || len(tun.Packets()) != 0 || p.endpoint.Load() != at || len(g.live()) != 1 || g.requests.queue != nil {
 			t.Errorf("%x changed something", b)
 		}

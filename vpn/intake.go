@@ -33,10 +33,10 @@ func (d *datagram) sender() sender  { return sender{d.addr, messageType(d.messag
 //	other initiations; under load only those that carry our cookie              ─► knocking  ┐ the rest, and what
 //	initiations that another gateway has handed to us                           ─► handed    ┘ first leaves
 //
-// It is under load from when loadThreshold knocking ones wait until a second after fewer do. That is by number, not
-// by waiting time, because waiting = number × cost of one, and against a high cost at a low rate a cookie helps nobody.
-// The number is as high as the wait that it stands for, some 0.15 s per worker, is far less than the 5 s that a cookie
-// costs a device.
+// It is under load for a second from when loadThreshold knocking ones wait, and for another one each time that as many
+// have been kept out. That is by number, not by waiting time, because waiting = number × cost of one, and against a high
+// cost at a low rate a cookie helps nobody. The number is high, because the wait that it stands for, some 0.15 s per
+// worker, is far less than the 5 s that a cookie costs a device.
 //
 // Under load a sender's newer message takes the place of its older one: a device has no use for two answers, so
 // whoever sends many has no more than one place, also among those who share a NAT's address with him.
@@ -47,6 +47,7 @@ type intake struct {
 	first, knocking, handed fairQueue
 	turn                    uint
 	loadedUntil             time.Duration // since start; 0: never was
+	keptOut                 int           // knocking ones that got no place since it was set
 	loaded                  time.Duration // all time under load
 }
 
@@ -83,6 +84,7 @@ func (g *Gateway) enqueue(m []byte, from conn.Endpoint, injected bool) {
 		if [macSize]byte(m[len(m)-macSize:]) != [macSize]byte{} {
 			g.count.badCookie.Add(1)
 		}
+		g.intake.keepOut(g.now())
 		g.challenge(m, from)
 		return
 	}
@@ -117,17 +119,38 @@ func (q *intake) underLoad(now time.Duration) bool {
 	return now < q.loadedUntil
 }
 
+// keepOut counts one that is asked for a cookie.
+func (q *intake) keepOut(now time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.kept(now)
+}
+
+// kept is under mu, as load is.
+func (q *intake) kept(now time.Duration) {
+	if q.keptOut++; q.keptOut >= loadThreshold {
+		q.load(now)
+	}
+}
+
+func (q *intake) load(now time.Duration) {
+	q.loaded += now + loadLatch - max(now, q.loadedUntil)
+	q.loadedUntil, q.keptOut = now+loadLatch, 0
+}
+
 // put queues a message. Either it or another one may be replaced or dropped.
 func (q *intake) put(queue *fairQueue, d *datagram, now time.Duration) (replaced, dropped bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if now < q.loadedUntil && queue.replace(d) {
+		if queue == &q.knocking {
+			q.kept(now)
+		}
 		return true, false
 	}
 	dropped = !queue.push(d)
-	if queue == &q.knocking && queue.size >= loadThreshold {
-		q.loaded += now + loadLatch - max(now, q.loadedUntil)
-		q.loadedUntil = now + loadLatch
+	if q.knocking.size >= loadThreshold {
+		q.load(now)
 	}
 	q.signal()
 	return false, dropped
