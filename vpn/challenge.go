@@ -50,7 +50,8 @@ func newCookies(id *identity) *cookies {
 	}
 	private := id.private.Bytes() // a copy
 	defer clear(private)
-	return &cookies{aead: aead, key: hmac((*[32]byte)(private), []byte(labelSecrets), nil), queue: make(chan challenge, cookieQueue)}
+	secret := hmac((*[32]byte)(private), []byte(labelSecrets), nil)
+	return &cookies{aead: aead, key: secret, queue: make(chan challenge, cookieQueue)}
 }
 
 // at returns the secrets for a time.
@@ -118,7 +119,7 @@ func (g *Gateway) challenge(m []byte, from conn.Endpoint) {
 
 // challenges sends cookie replies, up to cookieRate. A reply has less than half the size of what it answers.
 func (g *Gateway) challenges(ctx context.Context) error {
-	limit := bucket{rate: cookieRate, burst: cookieRate / 10}
+	limit := bucket{rate: cookieRate, burst: cookieRate}
 	for {
 		select {
 		case <-ctx.Done():
