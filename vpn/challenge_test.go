@@ -30,9 +30,7 @@ func TestCookieOfOursIsTaken(t *testing.T) {
 	if !checkMAC1(&p.gateway.mac1Key, m) || maker.proves(m, at, now) {
 		t.Fatal("mac1 is wrong, or mac2 is right already")
 	}
-	reply := maker.reply(&challenge{
-		to: &vpntest.Endpoint{AddrPort: at}, sender: [4]byte(m[4:]), mac1: [macSize]byte(m[len(m)-2*macSize:]),
-	}, now)
+	reply := maker.reply(newDatagram(m, &vpntest.Endpoint{AddrPort: at}, false), now)
 	if messageType(reply[:]) != typeCookie || !bytes.Equal(reply[4:8], m[4:8]) {
 		t.Fatalf("%x is no cookie reply", reply)
 	}

@@ -132,7 +132,7 @@ func TestSenderHasOnePlaceUnderLoad(t *testing.T) {
 		t.Errorf("%v under load", got)
 	}
 	for range loadThreshold { // as many as that hold it
-		q.keepOut(loadLatch / 2)
+		q.put(&q.asked, from(attacker, 1), loadLatch/2)
 	}
 	if !q.underLoad(loadLatch*3/2-1) || q.underLoad(loadLatch*3/2) || q.timeLoaded(time.Hour) != loadLatch*3/2-1 {
 		t.Errorf("under load until %v, all in all %v", q.loadedUntil, q.loaded)
@@ -153,5 +153,13 @@ func TestNoWayStarves(t *testing.T) {
 	}
 	if want := map[byte]int{0: 600, 1: 100, 2: 100}; !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestWorkersLeaveAProcessor(t *testing.T) {
+	for processors, want := range map[int]int{1: 1, 2: 1, 3: 2, 9: 8, 64: 8} {
+		if got := workers(processors); got != want {
+			t.Errorf("%d workers on %d processors, want %d", got, processors, want)
+		}
 	}
 }

@@ -87,9 +87,8 @@ func FuzzDatagram(f *testing.F) {
 		g.intake.loadedUntil = g.now() + time.Hour // and again, under load
 		size = copy(buffer, b)
 		r.datagram(buffer, size, from, g.now())
-		for len(g.cookies.queue) > 0 {
-			q := <-g.cookies.queue
-			if reply := g.cookies.reply(&q, time.Now()); messageType(reply[:]) != typeCookie || messageType(b) != typeInitiation {
+		if d := g.intake.takeAsked(); d != nil {
+			if reply := g.cookies.reply(d, time.Now()); messageType(reply[:]) != typeCookie || messageType(b) != typeInitiation {
 				t.Errorf("%x is challenged with %x", b, reply)
 			}
 		}

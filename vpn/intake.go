@@ -39,12 +39,15 @@ func (d *datagram) sender() sender  { return sender{d.addr, messageType(d.messag
 // worker, is far less than the 5 s that a cookie costs a device.
 //
 // Under load a sender's newer message takes the place of its older one: a device has no use for two answers, so
-// whoever sends many has no more than one place, also among those who share a NAT's address with him.
+// whoever sends many has no more than one place, also among those who share a NAT's address with him. Those who wait for
+// a cookie wait likewise.
 type intake struct {
 	wake chan struct{} // capacity 1: there is something to take
+	ask  chan struct{} // capacity 1: there is somebody to ask for a cookie
 
 	mu                      sync.Mutex // guards the fields below
 	first, knocking, handed fairQueue
+	asked                   fairQueue // to get a cookie
 	turn                    uint
 	loadedUntil             time.Duration // since start; 0: never was
 	keptOut                 int           // knocking ones that got no place since it was set
@@ -53,8 +56,9 @@ type intake struct {
 
 func newIntake() *intake {
 	return &intake{
-		wake:  make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), ask: make(chan struct{}, 1),
 		first: newFairQueue(queueSize), knocking: newFairQueue(queueSize), handed: newFairQueue(queueSize),
+		asked: newFairQueue(cookieQueue),
 	}
 }
 
@@ -73,27 +77,26 @@ func (g *Gateway) enqueue(m []byte, from conn.Endpoint, injected bool) {
 	if kind == typeInitiation {
 		g.count.initiationsReceived.Add(1)
 	}
-	addr := addrPort(from)
-	queue := &g.intake.knocking
+	now := g.now()
+	d := newDatagram(m, from, injected)
+	queue, full := &g.intake.knocking, &g.count.queueFull
 	switch {
 	case injected:
 		queue = &g.intake.handed
-	case kind != typeInitiation || g.known.has(addr):
+	case kind != typeInitiation || g.known.has(d.addr):
 		queue = &g.intake.first
-	case g.intake.underLoad(g.now()) && !g.cookies.proves(m, addr, g.cfg.Now()):
+	case g.intake.underLoad(now) && !g.cookies.proves(m, d.addr, g.cfg.Now()):
 		if [macSize]byte(m[len(m)-macSize:]) != [macSize]byte{} {
 			g.count.badCookie.Add(1)
 		}
-		g.intake.keepOut(g.now())
-		g.challenge(m, from)
-		return
+		queue, full = &g.intake.asked, &g.count.cookiesHeld
 	}
-	replaced, dropped := g.intake.put(queue, newDatagram(m, from, injected), g.now())
+	replaced, dropped := g.intake.put(queue, d, now)
 	switch {
 	case replaced:
 		g.count.replaced.Add(1)
 	case dropped:
-		g.count.queueFull.Add(1)
+		full.Add(1)
 	}
 }
 
@@ -119,41 +122,27 @@ func (q *intake) underLoad(now time.Duration) bool {
 	return now < q.loadedUntil
 }
 
-// keepOut counts one that is asked for a cookie.
-func (q *intake) keepOut(now time.Duration) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.kept(now)
-}
-
-// kept is under mu, as load is.
-func (q *intake) kept(now time.Duration) {
-	if q.keptOut++; q.keptOut >= loadThreshold {
-		q.load(now)
-	}
-}
-
-func (q *intake) load(now time.Duration) {
-	q.loaded += now + loadLatch - max(now, q.loadedUntil)
-	q.loadedUntil, q.keptOut = now+loadLatch, 0
-}
-
 // put queues a message. Either it or another one may be replaced or dropped.
 func (q *intake) put(queue *fairQueue, d *datagram, now time.Duration) (replaced, dropped bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if now < q.loadedUntil && queue.replace(d) {
-		if queue == &q.knocking {
-			q.kept(now)
-		}
-		return true, false
+	replaced = now < q.loadedUntil && queue.replace(d)
+	if queue == &q.asked || replaced && queue == &q.knocking {
+		q.keptOut++
 	}
-	dropped = !queue.push(d)
-	if q.knocking.size >= loadThreshold {
-		q.load(now)
+	if !replaced {
+		dropped = !queue.push(d)
 	}
-	q.signal()
-	return false, dropped
+	if q.knocking.size >= loadThreshold || q.keptOut >= loadThreshold {
+		q.loaded += now + loadLatch - max(now, q.loadedUntil)
+		q.loadedUntil, q.keptOut = now+loadLatch, 0
+	}
+	if queue == &q.asked {
+		signal(q.ask)
+	} else {
+		signal(q.wake)
+	}
+	return replaced, dropped
 }
 
 // take returns what is to be handled next; nil: nothing waits.
@@ -173,7 +162,7 @@ func (q *intake) take() *datagram {
 	for _, queue := range order {
 		if d := queue.pop(); d != nil {
 			if q.first.size+q.knocking.size+q.handed.size > 0 {
-				q.signal()
+				signal(q.wake)
 			}
 			return d
 		}
@@ -181,9 +170,21 @@ func (q *intake) take() *datagram {
 	return nil
 }
 
-func (q *intake) signal() {
+// takeAsked returns who gets the next cookie; nil: nobody waits for one.
+func (q *intake) takeAsked() *datagram {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := q.asked.pop()
+	if q.asked.size > 0 {
+		signal(q.ask)
+	}
+	return d
+}
+
+// signal fills a channel of capacity 1.
+func signal(c chan struct{}) {
 	select {
-	case q.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
