@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
-	"golang.zx2c4.com/wireguard/conn"
 )
 
 // cookies makes and checks the cookies by which a device shows, under load, that it is where its messages say
@@ -21,20 +20,12 @@ type cookies struct {
 	aead    cipher.AEAD // of cookie replies
 	key     [32]byte    // the secrets are derived from it
 	secrets atomic.Pointer[cookieSecrets]
-	queue   chan challenge
 }
 
 // cookieSecrets are those of a slot, the one before and the one after.
 type cookieSecrets struct {
 	slot                  int64
 	current, before, next [32]byte
-}
-
-// challenge is a cookie reply to be made.
-type challenge struct {
-	to     conn.Endpoint
-	sender [4]byte // receiver index of the reply
-	mac1   [macSize]byte
 }
 
 const (
@@ -50,7 +41,8 @@ func newCookies(id *identity) *cookies {
 	}
 	private := id.private.Bytes() // a copy
 	defer clear(private)
-	return &cookies{aead: aead, key: hmac((*[32]byte)(private), []byte(labelSecrets), nil), queue: make(chan challenge, cookieQueue)}
+	secret := hmac((*[32]byte)(private), []byte(labelSecrets), nil)
+	return &cookies{aead: aead, key: secret}
 }
 
 // at returns the secrets for a time.
@@ -96,24 +88,14 @@ func (c *cookies) proves(m []byte, from netip.AddrPort, now time.Time) bool {
 	return false
 }
 
-// reply makes a cookie reply.
-func (c *cookies) reply(q *challenge, now time.Time) (m [cookieSize]byte) {
+// reply makes the cookie reply to an initiation.
+func (c *cookies) reply(d *datagram, now time.Time) (m [cookieSize]byte) {
 	le.PutUint32(m[:], typeCookie)
-	copy(m[4:], q.sender[:])
+	copy(m[4:], d.bytes[4:8])
 	rand.Read(m[8:32])
-	sealed := cookie(&c.at(now).current, addrPort(q.to))
-	c.aead.Seal(m[32:32], m[8:32], sealed[:], q.mac1[:])
+	sealed := cookie(&c.at(now).current, d.addr)
+	c.aead.Seal(m[32:32], m[8:32], sealed[:], d.bytes[initiationSize-2*macSize:initiationSize-macSize])
 	return m
-}
-
-// challenge has an initiation answered with a cookie. It never blocks; when too many wait it does nothing.
-func (g *Gateway) challenge(m []byte, from conn.Endpoint) {
-	q := challenge{to: from, sender: [4]byte(m[4:]), mac1: [macSize]byte(m[len(m)-2*macSize:])}
-	select {
-	case g.cookies.queue <- q:
-	default:
-		g.count.cookiesHeld.Add(1)
-	}
 }
 
 // challenges sends cookie replies, up to cookieRate. A reply has less than half the size of what it answers.
@@ -123,15 +105,21 @@ func (g *Gateway) challenges(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case q := <-g.cookies.queue:
-			if !limit.take(cookieRate, g.now()) {
-				g.count.cookiesHeld.Add(1)
-				continue
-			}
-			m := g.cookies.reply(&q, g.cfg.Now())
-			if g.send([][]byte{m[:]}, newEndpoint(q.to)) {
-				g.count.cookiesSent.Add(1)
-			}
+		case <-g.intake.ask:
 		}
+		switch d := g.intake.takeAsked(); {
+		case d == nil:
+		case !limit.take(cookieRate, cookieRate, g.now()):
+			g.count.cookiesHeld.Add(1)
+		default:
+			g.sendCookie(d)
+		}
+	}
+}
+
+func (g *Gateway) sendCookie(d *datagram) {
+	m := g.cookies.reply(d, g.cfg.Now())
+	if g.send([][]byte{m[:]}, newEndpoint(d.from)) {
+		g.count.cookiesSent.Add(1)
 	}
 }

@@ -30,9 +30,7 @@ func TestCookieOfOursIsTaken(t *testing.T) {
 	if !checkMAC1(&p.gateway.mac1Key, m) || maker.proves(m, at, now) {
 		t.Fatal("mac1 is wrong, or mac2 is right already")
 	}
-	reply := maker.reply(&challenge{
-		to: &vpntest.Endpoint{AddrPort: at}, sender: [4]byte(m[4:]), mac1: [macSize]byte(m[len(m)-2*macSize:]),
-	}, now)
+	reply := maker.reply(newDatagram(m, &vpntest.Endpoint{AddrPort: at}, false), now)
 	if messageType(reply[:]) != typeCookie || !bytes.Equal(reply[4:8], m[4:8]) {
 		t.Fatalf("%x is no cookie reply", reply)
 	}
@@ -88,7 +86,7 @@ func TestCookieSecretsDiffer(t *testing.T) {
 func TestBucket(t *testing.T) {
 	var b bucket
 	count := func(at time.Duration) (n int) {
-		for b.take(100, at) {
+		for b.take(100, 10, at) {
 			n++
 		}
 		return n
@@ -122,6 +120,38 @@ func TestNamedDevicesAreProvenFirst(t *testing.T) {
 	d, ok := g.remotes.get(public)
 	if p, err := g.newPeer(Device{Key: public}); !ok || err != nil || p.remote != d.remote || p.secret != d.secret || p.secret == [32]byte{} {
 		t.Error("what was derived was not kept")
+	}
+}
+
+// TestReplayIsNotPassedOn replays an initiation where there is no state of the device any more, or never was.
+func TestReplayIsNotPassedOn(t *testing.T) {
+	g := idle(t)
+	out := &recorder{Bind: g.cfg.Bind}
+	g.cfg.Bind = out
+	k := newKnocker(t, g)
+	device, asked := Device{Key: k.public}, 0
+	g.cfg.Lookup = func(Key) (Device, bool) { return device, true }
+	g.cfg.Steer = func(Key, netip.AddrPort, []byte) bool { asked++; return true }
+	d := k.knock(t)
+	g.handle(d)
+	if len(out.sent) != 1 || asked != 1 || len(g.live()) != 1 {
+		t.Fatalf("%d answers, asked %d times, %d sessions", len(out.sent), asked, len(g.live()))
+	}
+	device.Received = g.live()[0].received
+	g.Drop(k.public)
+	for _, injected := range []bool{false, true} {
+		g.handle(newDatagram(d.message(), &vpntest.Endpoint{AddrPort: netip.MustParseAddrPort("198.51.100.66:666")}, injected))
+	}
+	if s := g.Stats(); s.StaleTimestamp != 2 || len(out.sent) != 1 || asked != 1 || len(g.live()) != 0 {
+		t.Errorf("%d answers, asked %d times, %d sessions: %+v", len(out.sent), asked, len(g.live()), s)
+	}
+	if n := g.indices.made<<entryBits - uint32(len(g.indices.free)); n != 0 {
+		t.Errorf("%d indices in use", n)
+	}
+	device.Received = Timestamp{} // to show that nothing else refuses it
+	g.handle(d)
+	if len(out.sent) != 2 {
+		t.Error("not answered without the memory")
 	}
 }
 

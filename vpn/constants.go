@@ -32,7 +32,7 @@ const (
 	queueSize     = 4096                   // received handshake messages waiting for a worker, per way to it
 	loadThreshold = queueSize / 4          // initiations waiting from when on cookies are asked for
 	loadLatch     = time.Second            // how long at least
-	cookieQueue   = 1024                   // cookie replies waiting
+	cookieQueue   = 8192                   // cookie replies waiting
 	cookieRate    = 20_000                 // cookie replies per second
 	maxRemotes    = 4096                   // devices that initiations named, of which secrets are kept; twice that
 	maxRequests   = 1 << 17                // initiations waiting for a worker, one per device

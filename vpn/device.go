@@ -22,8 +22,8 @@ type LookupFunc func(Key) (Device, bool)
 // SteerFunc decides who answers an initiation that opened with our key and names the enrolled device k at address
 // from: true is here, false says that it has been passed to another gateway, and nothing is answered. It is called by
 // a handshake worker, never on the packet path, and delays other handshakes while it runs. initiation has 148 bytes,
-// belongs to the caller and is valid during the call. The device is named, not proven: whoever knows the cluster's
-// public key can name any device.
+// belongs to the caller and is valid during the call. The device is proven and its timestamp later than any that this
+// gateway knows of; whether it is still at that address, and whether another gateway has seen the same initiation, is not.
 type SteerFunc func(k Key, from netip.AddrPort, initiation []byte) bool
 
 // ForwardFunc takes a packet for a device whose session was exported for good, to be brought to its new gateway. It is

@@ -7,7 +7,8 @@
 // Tunnel", the whitepaper, revision e2da747) to stock clients.
 //
 //	UDP batch ─► type? ─4─► index table ─► open in place ─► replay ─► source allowed? ─► TUN batch   receive, one per socket
-//	               └1,2,3─► handshake worker (bounded) ─► SteerFunc                                  work, few
+//	               └1,2,3─► mac1 ─► known? cookie? ─► fair queues ─► handshake worker ─► SteerFunc   work, few
+//	                                    └ no, under load ─► cookie reply                             challenges, one
 //	TUN batch ─► destination ─► session ─► counter ─► seal in place ─► fence ─► UDP batch            transmit, one
 //	deadlines of devices in a heap: retransmit, keepalive, new handshake, expiry                     sweep, one
 //	events in the order in which they happened ─► Notify                                             notify, one
@@ -33,6 +34,21 @@
 // going to the confirmed address until the first packet that proves possession of the new keys, from
 // wherever it comes. A replayed initiation can therefore divert nothing.
 //
+// # Floods
+//
+// An initiation is refused where that costs least: without the right mac1 in the goroutine that received it, before it
+// takes anybody's place; under load without a cookie before any X25519; with the key of nobody after one; with a proof
+// that is false or a timestamp that is not new after at most two, before SteerFunc and before the three of the response.
+//
+//	received ─► mac1 ─► answers to us, connected devices' addresses ─► ┐ sources take turns,
+//	                ├─► others, under load only with a cookie ───────► ├ who has most waiting ─► one X25519: device ─► Lookup
+//	                └─► handed over by another gateway ──────────────► ┘ loses when full          ─► (one, kept) proof, TAI64N
+//	                                                                                              ─► SteerFunc ─► three: response
+//
+// Devices behind one address have a place each under load, by port. A device that others name is never locked out: what
+// a false proof takes is kept for the next one, which then costs what an unknown key costs. Cookies are the same at
+// all gateways of a cluster without a word between them.
+//
 // # Fences
 //
 // Handshake and transport messages leave only before the deadline last given to [Gateway.Allow]. It is read
@@ -57,8 +73,8 @@
 //
 // Locks are held for computation only, never across a channel, a callback or a system call; the exceptions are
 // Config.Now, and waking a goroutine through a channel that has room or is skipped. Order, where two are held: device
-// state (peer.mu), then any of index table, pending handshakes, allowed IPs, schedule, outbox, requests, a keypair's
-// sealer or opener. The map of devices (Gateway.mu) is held alone.
+// state (peer.mu), then any of index table, pending handshakes, allowed IPs, schedule, outbox, requests, known addresses,
+// kept remotes, a keypair's sealer or opener. The map of devices (Gateway.mu) and the intake are held alone.
 //
 // # Rules of the protocol
 //
@@ -70,7 +86,10 @@
 //	points of low order refused                     handshake.go  TestPointsOfLowOrder
 //	mac1 in constant time (§5.3)                    noise.go      TestEveryBitOfAnInitiationCounts, TestMalformedDatagrams
 //	cookies and mac2, as their receiver (§5.4.7)    cookie.go     TestCookie
-//	TAI64N replay of initiations (§5.1)             respond.go    TestReplayedInitiationIsRefused
+//	cookie replies, mac2 required (§5.3, §5.4.7)    challenge.go  TestCookieOfOursIsTaken, TestFlood, FuzzDatagram
+//	under load (§5.3)                               intake.go     TestSenderHasOnePlaceUnderLoad, TestFlood
+//	fair between sources (§5.3)                     fair.go       TestFairQueue, TestFlood
+//	TAI64N replay of initiations (§5.1)             respond.go    TestReplayedInitiationIsRefused, TestReplayIsNotPassedOn
 //	50 initiations per second and device            respond.go    TestInitiationsPerDeviceAreLimited
 //	timestamps sent only grow (§5.1)                timestamp.go  TestTimestamps, TestClockBehindDelaysNothing
 //	responder silent until confirmed (§5.4.5)       respond.go    TestUnconfirmedAddressIsOnlyACandidate
@@ -91,6 +110,4 @@
 //	padding to 16, at most to the MTU (§5.4.6)      message.go    TestPadding, FuzzTUN
 //	cryptokey routing, both ways (§2)               allowed.go    TestAllowedIPs, TestAddressComesBack, TestSpoofedInnerSource, FuzzInner
 //	roaming (§2.1)                                  receive.go    TestRoaming
-//
-// Cookies as their sender, under load, are not made yet.
 package vpn

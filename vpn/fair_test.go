@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"gatemesh/vpn/vpntest"
 
@@ -107,6 +108,9 @@ func TestSenderHasOnePlaceUnderLoad(t *testing.T) {
 	nat := netip.MustParseAddr("203.0.113.1")
 	attacker, device := netip.AddrPortFrom(nat, 1), netip.AddrPortFrom(nat, 2)
 	for i := range uint32(loadThreshold) {
+		if q.underLoad(1) {
+			t.Fatalf("under load with %d waiting", i)
+		}
 		q.put(&q.knocking, from(attacker, i), 1)
 	}
 	if !q.underLoad(1) || !q.underLoad(loadLatch) || q.underLoad(1+loadLatch) {
@@ -127,6 +131,12 @@ func TestSenderHasOnePlaceUnderLoad(t *testing.T) {
 	if got := q.timeLoaded(loadLatch / 2); got != loadLatch/2-1 {
 		t.Errorf("%v under load", got)
 	}
+	for range loadThreshold { // as many as that hold it
+		q.put(&q.asked, from(attacker, 1), loadLatch/2)
+	}
+	if !q.underLoad(loadLatch*3/2-1) || q.underLoad(loadLatch*3/2) || q.timeLoaded(time.Hour) != loadLatch*3/2-1 {
+		t.Errorf("under load until %v, all in all %v", q.loadedUntil, q.loaded)
+	}
 }
 
 // TestNoWayStarves fills all of them.
@@ -143,5 +153,13 @@ func TestNoWayStarves(t *testing.T) {
 	}
 	if want := map[byte]int{0: 600, 1: 100, 2: 100}; !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestWorkersLeaveAProcessor(t *testing.T) {
+	for processors, want := range map[int]int{1: 1, 2: 1, 3: 2, 9: 8, 64: 8} {
+		if got := workers(processors); got != want {
+			t.Errorf("%d workers on %d processors, want %d", got, processors, want)
+		}
 	}
 }

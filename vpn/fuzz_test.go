@@ -98,6 +98,15 @@ func FuzzDatagram(f *testing.F) {
 				g.handle(d)
 			}
 		}
+		g.intake.loadedUntil = g.now() + time.Hour // and again, under load
+		size := copy(buffer, b)
+		r.datagram(buffer, size, from, g.now())
+		if d := g.intake.takeAsked(); d != nil {
+			if reply := g.cookies.reply(d, time.Now()); messageType(reply[:]) != typeCookie || messageType(b) != typeInitiation {
+				t.Errorf("%x is challenged with %x", b, reply)
+			}
+		}
+		g.intake.loadedUntil = 0
 		if len(out.sent) != 0 || len(tun.Packets()) != 0 || p.endpoint.Load() != at || len(g.live()) != 1 || g.requests.queue != nil {
 			t.Errorf("%x changed something", b)
 		}

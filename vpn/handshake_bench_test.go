@@ -219,8 +219,6 @@ func BenchmarkCookieReply(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		g.enqueue(m, from, false)
-		q := <-g.cookies.queue
-		reply := g.cookies.reply(&q, g.cfg.Now())
-		g.send([][]byte{reply[:]}, newEndpoint(q.to))
+		g.sendCookie(g.intake.takeAsked())
 	}
 }

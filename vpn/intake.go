@@ -33,27 +33,32 @@ func (d *datagram) sender() sender  { return sender{d.addr, messageType(d.messag
 //	other initiations; under load only those that carry our cookie              ─► knocking  ┐ the rest, and what
 //	initiations that another gateway has handed to us                           ─► handed    ┘ first leaves
 //
-// It is under load from when loadThreshold knocking ones wait until a second after fewer do. That is by number, not
-// by waiting time, because waiting = number × cost of one, and against a high cost at a low rate a cookie helps nobody.
-// The number is as high as the wait that it stands for, some 0.15 s per worker, is far less than the 5 s that a cookie
-// costs a device.
+// It is under load for a second from when loadThreshold knocking ones wait, and for another one each time that as many
+// have been kept out. That is by number, not by waiting time, because waiting = number × cost of one, and against a high
+// cost at a low rate a cookie helps nobody. The number is high, because the wait that it stands for, some 0.15 s per
+// worker, is far less than the 5 s that a cookie costs a device.
 //
 // Under load a sender's newer message takes the place of its older one: a device has no use for two answers, so
-// whoever sends many has no more than one place, also among those who share a NAT's address with him.
+// whoever sends many has no more than one place, also among those who share a NAT's address with him. Those who wait for
+// a cookie wait likewise.
 type intake struct {
 	wake chan struct{} // capacity 1: there is something to take
+	ask  chan struct{} // capacity 1: there is somebody to ask for a cookie
 
 	mu                      sync.Mutex // guards the fields below
 	first, knocking, handed fairQueue
+	asked                   fairQueue // to get a cookie
 	turn                    uint
 	loadedUntil             time.Duration // since start; 0: never was
+	keptOut                 int           // knocking ones that got no place since it was set
 	loaded                  time.Duration // all time under load
 }
 
 func newIntake() *intake {
 	return &intake{
-		wake:  make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), ask: make(chan struct{}, 1),
 		first: newFairQueue(queueSize), knocking: newFairQueue(queueSize), handed: newFairQueue(queueSize),
+		asked: newFairQueue(cookieQueue),
 	}
 }
 
@@ -72,26 +77,26 @@ func (g *Gateway) enqueue(m []byte, from conn.Endpoint, injected bool) {
 	if kind == typeInitiation {
 		g.count.initiationsReceived.Add(1)
 	}
-	addr := addrPort(from)
-	queue := &g.intake.knocking
+	now := g.now()
+	d := newDatagram(m, from, injected)
+	queue, full := &g.intake.knocking, &g.count.queueFull
 	switch {
 	case injected:
 		queue = &g.intake.handed
-	case kind != typeInitiation || g.whereabouts.has(addr):
+	case kind != typeInitiation || g.whereabouts.has(d.addr):
 		queue = &g.intake.first
-	case g.intake.underLoad(g.now()) && !g.cookies.proves(m, addr, g.cfg.Now()):
+	case g.intake.underLoad(now) && !g.cookies.proves(m, d.addr, g.cfg.Now()):
 		if [macSize]byte(m[len(m)-macSize:]) != [macSize]byte{} {
 			g.count.badCookie.Add(1)
 		}
-		g.challenge(m, from)
-		return
+		queue, full = &g.intake.asked, &g.count.cookiesHeld
 	}
-	replaced, dropped := g.intake.put(queue, newDatagram(m, from, injected), g.now())
+	replaced, dropped := g.intake.put(queue, d, now)
 	switch {
 	case replaced:
 		g.count.replaced.Add(1)
 	case dropped:
-		g.count.queueFull.Add(1)
+		full.Add(1)
 	}
 }
 
@@ -121,16 +126,23 @@ func (q *intake) underLoad(now time.Duration) bool {
 func (q *intake) put(queue *fairQueue, d *datagram, now time.Duration) (replaced, dropped bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if now < q.loadedUntil && queue.replace(d) {
-		return true, false
+	replaced = now < q.loadedUntil && queue.replace(d)
+	if queue == &q.asked || replaced && queue == &q.knocking {
+		q.keptOut++
 	}
-	dropped = !queue.push(d)
-	if queue == &q.knocking && queue.size >= loadThreshold {
+	if !replaced {
+		dropped = !queue.push(d)
+	}
+	if q.knocking.size >= loadThreshold || q.keptOut >= loadThreshold {
 		q.loaded += now + loadLatch - max(now, q.loadedUntil)
-		q.loadedUntil = now + loadLatch
+		q.loadedUntil, q.keptOut = now+loadLatch, 0
 	}
-	q.signal()
-	return false, dropped
+	if queue == &q.asked {
+		signal(q.ask)
+	} else {
+		signal(q.wake)
+	}
+	return replaced, dropped
 }
 
 // take returns what is to be handled next; nil: nothing waits.
@@ -150,7 +162,7 @@ func (q *intake) take() *datagram {
 	for _, queue := range order {
 		if d := queue.pop(); d != nil {
 			if q.first.size+q.knocking.size+q.handed.size > 0 {
-				q.signal()
+				signal(q.wake)
 			}
 			return d
 		}
@@ -158,9 +170,21 @@ func (q *intake) take() *datagram {
 	return nil
 }
 
-func (q *intake) signal() {
+// takeAsked returns who gets the next cookie; nil: nobody waits for one.
+func (q *intake) takeAsked() *datagram {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := q.asked.pop()
+	if q.asked.size > 0 {
+		signal(q.ask)
+	}
+	return d
+}
+
+// signal fills a channel of capacity 1.
+func signal(c chan struct{}) {
 	select {
-	case q.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

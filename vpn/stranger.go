@@ -10,11 +10,12 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// Limits of what is told to Config.Unknown, in messages per second; each burst is a tenth of them, at least 10.
+// Limits of what is told to Config.Unknown, in messages per second.
 const (
 	strangerRate  = 2000 // in total
 	strangerSlots = 1024 // sources are told apart by a hash into that many
 	sourceRate    = 50   // of each
+	sourceBurst   = 10
 )
 
 // strangers limits how often messages under unknown keys are told.
@@ -36,7 +37,7 @@ func (s *strangers) allow(source netip.Addr, now time.Duration) bool {
 	slot := maphash.Comparable(s.seed, source) % strangerSlots
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sources[slot].take(sourceRate, now) && s.total.take(strangerRate, now)
+	return s.sources[slot].take(sourceRate, sourceBurst, now) && s.total.take(strangerRate, strangerRate/10, now)
 }
 
 // unknown tells of a transport message under a receiver index that nobody has here.
