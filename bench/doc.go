@@ -13,5 +13,7 @@
 //	just bench-engines    # ours beside the module's device, in new.txt
 //	just peers            # beside wireguard-go, the Tailscale fork and OpenVPN
 //
+// A baseline is a new.txt of a quiet machine: cp bench/new.txt bench/baseline.txt.
+//
 // Times per operation do not see how many cores worked; cpu-ns/op does.
 package bench
