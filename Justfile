@@ -33,6 +33,10 @@ bench:
 bench-compare:
     go tool benchstat bench/baseline.txt bench/new.txt
 
+# our engine beside the module's device, in bench/new.txt
+bench-engines:
+    go tool benchstat -col /engine -ignore pkg -filter '/engine:(ours OR wireguard-go)' bench/new.txt
+
 # gatemesh beside wireguard-go, its fork and OpenVPN (root, Linux); -short is one quick round
 peers *args:
     go run -C bench/peers . {{args}}

@@ -9,8 +9,11 @@
 // cluster. Command peers, a module of its own, measures processes in network namespaces.
 //
 //	just bench            # all benchmarks of the project, ten times, to new.txt
-//	just bench-compare    # new.txt beside baseline.txt, whose head names the machine and the date
+//	just bench-compare    # new.txt beside baseline.txt, whose head names the machine, the date and the load
+//	just bench-engines    # ours beside the module's device, in new.txt
 //	just peers            # beside wireguard-go, the Tailscale fork and OpenVPN
+//
+// A baseline is a new.txt of a quiet machine: cp bench/new.txt bench/baseline.txt.
 //
 // Times per operation do not see how many cores worked; cpu-ns/op does.
 package bench

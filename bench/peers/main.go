@@ -73,6 +73,9 @@ func run(ctx context.Context, o options) (err error) {
 			return &hintError{fmt.Errorf("no gateway is called %q", name), "-only takes some of " + strings.Join(names(), ",")}
 		}
 	}
+	if o.rounds < 1 || o.seconds < 1 || o.handshakes < 1 {
+		return &hintError{errors.New("nothing to measure"), "-rounds, -seconds and -handshakes are at least 1"}
+	}
 	if err := check(o.only); err != nil {
 		return err
 	}
@@ -82,19 +85,18 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
 	r := newResult(o)
-	for round := range o.rounds {
+	for round := 0; round < o.rounds && ctx.Err() == nil; round++ {
 		order := slices.Clone(o.only)
 		if round%2 == 1 {
 			slices.Reverse(order)
 		}
 		for _, name := range order {
-			l.round(candidates[name], round, o, r)
-			if err := context.Cause(ctx); err != nil {
-				return err
+			if ctx.Err() == nil {
+				l.round(candidates[name], round, o, r)
 			}
 		}
 	}
-	return errors.Join(r.write(o.json), r.failures())
+	return errors.Join(r.write(o.json), context.Cause(ctx), r.failures()) // what was measured stands
 }
 
 // round measures one gateway once. What fails has no figure in this round: a machine with neighbours that starve it

@@ -112,13 +112,13 @@ func (r *result) perDevice(gateway string, round int, devices []int) {
 	}
 }
 
-// median is the lower one of an even number; NaN of none.
+// median is NaN of none.
 func median(v []float64) float64 {
 	if len(v) == 0 {
 		return math.NaN()
 	}
 	v = slices.Sorted(slices.Values(v))
-	return v[(len(v)-1)/2]
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
 // values are the samples of a gateway.
