@@ -81,7 +81,8 @@ func TestLabDrain(t *testing.T) {
 	w := captureAll(gws)
 
 	var table labtest.Table
-	table.Row("stop", "gateway", "its devices", "ended after", "gap p50", "max", "pings lost", "of the others", "handshake messages in 1 s")
+	table.Row("stop", "gateway", "its devices", "ended after", "gap p50", "max", "pings lost",
+		"gap of the others p50", "max", "pings lost", "handshake messages in 1 s")
 	lost := 0
 	for stop := range size(1, 3) {
 		lab.Observe(3 * time.Second)
@@ -95,9 +96,10 @@ func TestLabDrain(t *testing.T) {
 		wired := w.handshakes(-1) - before
 		lab.Observe(time.Until(at.Add(3 * time.Second)))
 		c.waitAnswers(time.Now())
-		gaps, _, gone := c.gaps(at, time.Now(), func(i int) bool { return owner[i] == victim })
-		_, _, all := c.gaps(at, time.Now(), func(int) bool { return true })
-		table.Row(stop+1, gws[victim].Name, len(gaps), took, gaps.P(.5), gaps.P(1), gone, all-gone, wired)
+		until := time.Now()
+		gaps, others, gone := c.gaps(at, until, func(i int) bool { return owner[i] == victim })
+		_, _, all := c.gaps(at, until, func(int) bool { return true })
+		table.Row(stop+1, gws[victim].Name, len(gaps), took, gaps.P(.5), gaps.P(1), gone, others.P(.5), others.P(1), all-gone, wired)
 		lost += all
 		gws[victim].Start()
 		gws[victim].WaitReady()
