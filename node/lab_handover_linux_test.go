@@ -77,7 +77,7 @@ func TestLabDrain(t *testing.T) {
 	lab := newLab(t)
 	gws := threeGateways(t, lab)
 	c := newCrowd(lab, gws[0], size(12, 200))
-	c.up(t, size(time.Second, 4*time.Second), pingEvery)
+	c.up(t, size(time.Second, 4*time.Second), 2*pingEvery)
 	w := captureAll(gws)
 
 	var table labtest.Table

@@ -25,7 +25,7 @@ func TestLabSoak(t *testing.T) {
 	lab := newLab(t)
 	length, long := labtest.Soak(), labtest.Soak() > 0
 	if !long {
-		length = 15 * time.Second
+		length = 10 * time.Second
 	}
 	pick := func(short, long int) int {
 		if labtest.Soak() > 0 {
@@ -57,7 +57,7 @@ func TestLabSoak(t *testing.T) {
 	for i := range pick(1, 4) {
 		wg.Go(func() { s.stream(ctx, s.clients[i]) })
 	}
-	s.disturb(ctx, pick(1, 1000), time.Duration(pick(3, 45))*time.Second)
+	s.disturb(ctx, pick(1, 1000), time.Duration(pick(2, 45))*time.Second)
 	wg.Wait()
 	s.report(w)
 }
