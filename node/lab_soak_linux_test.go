@@ -85,8 +85,8 @@ type soak struct {
 	connects labtest.Durations
 	changes  map[string]int
 	drops    []time.Time // when the machine was seen to have dropped frames
-	streamed uint64 // bytes
-	broken   int    // streams that did not end well
+	streamed uint64      // bytes
+	broken   int         // streams that did not end well
 	errs     []error
 }
 
