@@ -47,7 +47,7 @@ func TestLabFloodProcess(t *testing.T) {
 func TestLabFlood(t *testing.T) {
 	var table labtest.Table
 	table.Row("gateway", "keys named", "sources", "initiations/s", "cookies", "responses", "new devices", "served in 10 s", "p50", "p99",
-		"connected devices", "their pings", "lost", "gateway CPU s/s", "attacker's", "our", "failed authentication")
+		"connected devices", "their pings", "lost", "gateway CPU s/s", "attacker's", "our", "failed authentication", "frames dropped by the machine")
 	t.Run("gatemesh", func(t *testing.T) { floodGatemesh(t, &table) })
 	if labtest.Full() {
 		t.Run("wireguard-go", func(t *testing.T) { floodStock(t, &table) })
@@ -144,7 +144,7 @@ func (a *arena) floods(t *testing.T, table *labtest.Table) {
 func (a *arena) run(t *testing.T, table *labtest.Table, keys string, from int) {
 	t.Helper()
 	begin := time.Now()
-	failed := a.failed()
+	failed, dropped := a.failed(), labtest.Dropped()
 	stop := a.flood(t, keys, from)
 	a.lab.Observe(size(time.Second, 3*time.Second)) // the flood is there
 	before, used, cpu := time.Now(), a.process.Usage().CPU, ourCPU()
@@ -194,7 +194,7 @@ func (a *arena) run(t *testing.T, table *labtest.Table, keys string, from int) {
 		a.fresh[i].Down()
 	}
 	table.Row(a.kind, keys, from, int(float64(stats.Sent)/max(.001, stats.Took.Seconds())), stats.Cookies, stats.Responses, len(a.fresh), len(took),
-		took.P(.5), took.P(.99), len(a.here.devices), answered+lost, lost, gateway, attackers, our, a.failed()-failed)
+		took.P(.5), took.P(.99), len(a.here.devices), answered+lost, lost, gateway, attackers, our, a.failed()-failed, labtest.Dropped()-dropped)
 	if a.kind == "gatemesh" {
 		a.lab.Bar(len(took) == len(a.fresh), "new devices served within 10 s under a flood of %s keys from %d addresses: %d of %d", keys, from, len(took), len(a.fresh))
 		a.lab.Bar(lost == 0, "0 pings of connected devices lost under it: %d of %d", lost, answered+lost)

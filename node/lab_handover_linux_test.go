@@ -19,14 +19,14 @@ func TestLabCrowdKill(t *testing.T) {
 
 	var table labtest.Table
 	table.Row("kill", "gateway", "its devices", "gap p50", "p99", "max", "pings lost", "max gap of the others",
-		"handshake messages in 1 s", "in 2 s", "in 5 s", "frames missed")
+		"handshake messages in 1 s", "in 2 s", "in 5 s", "frames missed", "dropped by the machine")
 	var all labtest.Durations
 	orphans, early := 0, 0
 	for kill := range size(1, 5) {
 		lab.Observe(size(3*time.Second, 5*time.Second)) // sessions come to rest
 		owner, counts := c.owners(t, gws)
 		victim := largest(counts)
-		before := w.handshakes(victim)
+		before, dropped := w.handshakes(victim), labtest.Dropped()
 		at := gws[victim].Kill()
 		var wired [3]int
 		for i, after := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second} {
@@ -36,7 +36,7 @@ func TestLabCrowdKill(t *testing.T) {
 		c.waitAnswers(time.Now())
 		gaps, others, lost := c.gaps(at, time.Now(), func(i int) bool { return owner[i] == victim })
 		table.Row(kill+1, gws[victim].Name, len(gaps), gaps.P(.5), gaps.P(.99), gaps.P(1), lost, others.P(1),
-			wired[0], wired[1], wired[2], w.missed())
+			wired[0], wired[1], wired[2], w.missed(), labtest.Dropped()-dropped)
 		all = append(all, gaps...)
 		orphans += counts[victim]
 		early += wired[0]
@@ -77,17 +77,18 @@ func TestLabDrain(t *testing.T) {
 	lab := newLab(t)
 	gws := threeGateways(t, lab)
 	c := newCrowd(lab, gws[0], size(12, 200))
-	c.up(t, size(time.Second, 4*time.Second), pingEvery)
+	c.up(t, size(time.Second, 4*time.Second), 2*pingEvery)
 	w := captureAll(gws)
 
 	var table labtest.Table
-	table.Row("stop", "gateway", "its devices", "ended after", "gap p50", "max", "pings lost", "of the others", "handshake messages in 1 s")
+	table.Row("stop", "gateway", "its devices", "ended after", "gap p50", "max", "pings lost",
+		"gap of the others p50", "max", "pings lost", "handshake messages in 1 s", "frames dropped by the machine")
 	lost := 0
 	for stop := range size(1, 3) {
 		lab.Observe(3 * time.Second)
 		owner, counts := c.owners(t, gws)
 		victim := largest(counts)
-		before := w.handshakes(-1)
+		before, dropped := w.handshakes(-1), labtest.Dropped()
 		at := time.Now()
 		gws[victim].Stop()
 		took := time.Since(at)
@@ -95,9 +96,10 @@ func TestLabDrain(t *testing.T) {
 		wired := w.handshakes(-1) - before
 		lab.Observe(time.Until(at.Add(3 * time.Second)))
 		c.waitAnswers(time.Now())
-		gaps, _, gone := c.gaps(at, time.Now(), func(i int) bool { return owner[i] == victim })
-		_, _, all := c.gaps(at, time.Now(), func(int) bool { return true })
-		table.Row(stop+1, gws[victim].Name, len(gaps), took, gaps.P(.5), gaps.P(1), gone, all-gone, wired)
+		until := time.Now()
+		gaps, others, gone := c.gaps(at, until, func(i int) bool { return owner[i] == victim })
+		_, _, all := c.gaps(at, until, func(int) bool { return true })
+		table.Row(stop+1, gws[victim].Name, len(gaps), took, gaps.P(.5), gaps.P(1), gone, others.P(.5), others.P(1), all-gone, wired, labtest.Dropped()-dropped)
 		lost += all
 		gws[victim].Start()
 		gws[victim].WaitReady()

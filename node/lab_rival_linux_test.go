@@ -71,7 +71,7 @@ func (r *rivals) run(t *testing.T, what string, away time.Duration, take, give f
 		t.Fatal("nothing from the LAN reaches a device")
 	}
 
-	handshakes := w.handshakes(-1)
+	handshakes, dropped := w.handshakes(-1), labtest.Dropped()
 	taken := time.Now()
 	take(old)
 	moves := r.follow(mine, taken, away, old.Public())
@@ -99,9 +99,9 @@ func (r *rivals) run(t *testing.T, what string, away time.Duration, take, give f
 
 	var table labtest.Table
 	table.Row("gateway", "for", "its devices", "moved", "gap p50", "p99", "max", "max gap of the others", "accepted from the old one after the move",
-		"pulled back", "handshake messages", "given back: accepted from it", "moves", "pings lost", "agreed after", "pings lost in all")
+		"pulled back", "handshake messages", "given back: accepted from it", "moves", "pings lost", "agreed after", "pings lost in all", "frames dropped by the machine")
 	table.Row(what, given.Sub(taken), len(mine), moves.first, gaps.P(.5), gaps.P(.99), gaps.P(1), others.P(1), moves.accepted,
-		moves.back, first, late, back.back, lostAfter, agreed, lost)
+		moves.back, first, late, back.back, lostAfter, agreed, lost, labtest.Dropped()-dropped)
 	t.Log(&table)
 	r.lab.Bar(moves.first == len(mine), "another gateway takes every device of one %s: %d of %d", what, moves.first, len(mine))
 	r.lab.Bar(moves.accepted == 0, "0 packets of a gateway %s accepted by devices that another has: %d", what, moves.accepted)

@@ -25,7 +25,7 @@ func TestLabSoak(t *testing.T) {
 	lab := newLab(t)
 	length, long := labtest.Soak(), labtest.Soak() > 0
 	if !long {
-		length = 15 * time.Second
+		length = 10 * time.Second
 	}
 	pick := func(short, long int) int {
 		if labtest.Soak() > 0 {
@@ -54,10 +54,11 @@ func TestLabSoak(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.churn(ctx) })
 	wg.Go(func() { s.watch(ctx, length) })
+	wg.Go(func() { s.watchDrops(ctx) })
 	for i := range pick(1, 4) {
 		wg.Go(func() { s.stream(ctx, s.clients[i]) })
 	}
-	s.disturb(ctx, pick(1, 1000), time.Duration(pick(3, 45))*time.Second)
+	s.disturb(ctx, pick(1, 1000), time.Duration(pick(2, 45))*time.Second)
 	wg.Wait()
 	s.report(w)
 }
@@ -83,8 +84,9 @@ type soak struct {
 	forged   uint64 // at gateways that are gone
 	connects labtest.Durations
 	changes  map[string]int
-	streamed uint64 // bytes
-	broken   int    // streams that did not end well
+	drops    []time.Time // when the machine was seen to have dropped frames
+	streamed uint64      // bytes
+	broken   int         // streams that did not end well
 	errs     []error
 }
 
@@ -333,6 +335,28 @@ func (s *soak) watch(ctx context.Context, length time.Duration) {
 			s.mu.Lock()
 			s.samples = append(s.samples, m)
 			s.mu.Unlock()
+		}
+	}
+}
+
+// dropEvery is how often the machine is asked for frames that it dropped.
+const dropEvery = 500 * time.Millisecond
+
+// watchDrops notes when the machine itself dropped frames.
+func (s *soak) watchDrops(ctx context.Context) {
+	tick := time.NewTicker(dropEvery)
+	defer tick.Stop()
+	last := labtest.Dropped()
+	for ctx.Err() == nil {
+		if n := labtest.Dropped(); n > last {
+			s.mu.Lock()
+			s.drops = append(s.drops, time.Now())
+			s.mu.Unlock()
+			last = n
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
 		}
 	}
 }

@@ -49,11 +49,11 @@ func (s *soak) report(w wire) {
 		forged += forgedAt(g)
 	}
 	var table labtest.Table
-	table.Row("time", "devices", "pings answered", "changes", "gateways killed, ended, frozen", "lost then", "lost else",
+	table.Row("time", "devices", "pings answered", "changes", "gateways killed, ended, frozen", "lost then", "lost else", "lost when the machine dropped frames",
 		"connecting", "connect p50", "p99", "handshake messages", "failed authentication", "MB streamed", "streams broken")
 	table.Row(time.Since(s.begin), len(s.guests)+len(s.clients), answered, s.changes,
 		[]int{kinds["kill"], kinds["end"], kinds["freeze"]}, []int{lost["kill"], lost["end"], lost["freeze"]}, lost[quiet],
-		lost[connecting], s.connects.P(.5), s.connects.P(.99), w.handshakes(-1), forged, s.streamed>>20, s.broken)
+		lost[machine], lost[connecting], s.connects.P(.5), s.connects.P(.99), w.handshakes(-1), forged, s.streamed>>20, s.broken)
 	s.t.Log(&table)
 	s.lab.Bar(lost[quiet] == 0, "0 pings lost but to a gateway that was taken away: %d", lost[quiet])
 	s.lab.Bar(lost["end"] == 0, "0 pings lost when a gateway ends as asked: %d", lost["end"])
@@ -65,6 +65,7 @@ func (s *soak) report(w wire) {
 const (
 	quiet      = "none"
 	connecting = "connecting"
+	machine    = "machine" // it dropped frames then
 )
 
 // settle is how long a fault may cost pings after it happened.
@@ -79,6 +80,14 @@ func (s *soak) cause(st stay, at time.Time) string {
 		if at.After(f.from.Add(-time.Second)) && at.Before(f.from.Add(settle)) {
 			return f.kind
 		}
+	}
+	for _, seen := range s.drops {
+		if at.After(seen.Add(-2*dropEvery)) && at.Before(seen.Add(dropEvery)) {
+			return machine
+		}
+	}
+	if at.Before(s.begin) {
+		return connecting
 	}
 	return quiet
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -63,4 +65,22 @@ func allglen(path string) (int64, error) {
 func (p *Process) Files() int {
 	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
 	return len(entries)
+}
+
+// Dropped counts the frames that the kernel has dropped since boot because too
+// many were waiting for one of its processors. Every lab and every flood on the
+// machine shares that queue: what is lost while it grows says nothing of a
+// gateway.
+func Dropped() (n uint64) {
+	text, err := os.ReadFile("/proc/net/softnet_stat") // a line of hexadecimal fields for each processor
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 1 {
+			dropped, _ := strconv.ParseUint(f[1], 16, 64)
+			n += dropped
+		}
+	}
+	return n
 }
