@@ -52,12 +52,18 @@
 // # Fences
 //
 // Handshake and transport messages leave only before the deadline last given to [Gateway.Allow]. It is read
-// after sealing, once per batch, so a process that was frozen says nothing when it thaws.
+// after sealing, once per batch, so a process that was frozen says nothing when it thaws. [Gateway.Slept] tells it, and
+// the age of keys, what the monotonic clock of a suspended host has missed.
 //
 // # Faults
 //
-// Only the end of the socket or of the TUN ends a gateway. What the bind cannot take apart counts as malformed, other
-// errors are counted and tried again after 1 ms to 1 s. A batch that segmentation offload cannot send to a device,
+// What the bind cannot take apart counts as malformed, other errors of the socket and the TUN are counted and tried again
+// after 1 ms to 1 s. Run ends when one of the two is closed by somebody else, set down, or does nothing but fail;
+// [Gateway.Reopen] and another Run go on with the same sessions:
+//
+//	New ─► Run ─► ErrTUN, ErrSocket ─► Reopen ─► Run ─► …
+//
+// A batch that segmentation offload cannot send to a device,
 // because the path's MTU is smaller than its messages, is sent again message by message, as is all that follows until
 // the next handshake.
 //
@@ -73,41 +79,12 @@
 //
 // Locks are held for computation only, never across a channel, a callback or a system call; the exceptions are
 // Config.Now, and waking a goroutine through a channel that has room or is skipped. Order, where two are held: device
-// state (peer.mu), then any of index table, pending handshakes, allowed IPs, schedule, outbox, requests, known addresses,
-// kept remotes, a keypair's sealer or opener. The map of devices (Gateway.mu) and the intake are held alone.
+// state (peer.mu), then any of index table, pending handshakes, allowed IPs, schedule, outbox, requests, vault, known
+// addresses, kept remotes, a keypair's sealer or opener. The map of devices (Gateway.mu) and the intake are held alone;
+// so is Gateway.life, while Reopen opens the port.
 //
 // # Rules of the protocol
 //
-// Where a rule is kept and the test that holds it; stock devices are the oracle of all that touch the wire.
-//
-//	messages, sizes, reserved bytes (§5.4)          message.go    TestMessageTypes, FuzzDatagram
-//	Noise_IKpsk2, preshared key (§5.4)              handshake.go  TestStockClientIsAnswered, TestGatewayInitiates, TestPresharedKey, TestKDF
-//	every bit is authenticated                      handshake.go  TestEveryBitOfAnInitiationCounts, TestEveryBitOfAResponseCounts
-//	points of low order refused                     handshake.go  TestPointsOfLowOrder
-//	mac1 in constant time (§5.3)                    noise.go      TestEveryBitOfAnInitiationCounts, TestMalformedDatagrams
-//	cookies and mac2, as their receiver (§5.4.7)    cookie.go     TestCookie
-//	cookie replies, mac2 required (§5.3, §5.4.7)    challenge.go  TestCookieOfOursIsTaken, TestFlood, FuzzDatagram
-//	under load (§5.3)                               intake.go     TestSenderHasOnePlaceUnderLoad, TestFlood
-//	fair between sources (§5.3)                     fair.go       TestFairQueue, TestFlood
-//	TAI64N replay of initiations (§5.1)             respond.go    TestReplayedInitiationIsRefused, TestReplayIsNotPassedOn
-//	50 initiations per second and device            respond.go    TestInitiationsPerDeviceAreLimited
-//	timestamps sent only grow (§5.1)                timestamp.go  TestTimestamps, TestClockBehindDelaysNothing
-//	responder silent until confirmed (§5.4.5)       respond.go    TestUnconfirmedAddressIsOnlyACandidate
-//	initiator confirms at once (§5.4.5)             initiate.go   TestFenceBetweenResponseAndFirstPacket
-//	previous, current, next keys (§6.3)             peer.go       TestHalfAnHourLosesNothing, TestSimultaneousHandshakes
-//	counters, replay window (§5.4.6, RFC 6479)      keypair.go    TestSealAndOpen, TestForgedCountersDoNotMoveTheWindow, TestUnreliableInternet
-//	no (key, counter) twice                         keypair.go    TestNoCounterIsUsedTwice, TestEraseWhileSealing, every test with a wire
-//	RekeyAfterMessages, RejectAfterMessages (§6.2)  keypair.go    TestLimitsOfACounter, TestKeysAreRenewedAfterTooManyMessages
-//	RekeyAfterTime, last minute at 165 s (§6.2)     transmit.go   TestRekeyAsInitiator, TestOneWayTrafficLosesNothing
-//	RejectAfterTime (§6.2)                          keypair.go    TestQuietSessionEndsWithItsKeys, TestExpiredKeysAreErased
-//	everything erased after 540 s (§6.3)            sweep.go      TestQuietSessionEndsWithItsKeys, TestForgottenSessionLeavesNoSecrets
-//	RekeyTimeout, jitter, RekeyAttemptTime (§6.4)   sweep.go      TestTakeoverKeepsInitiatingAndGivesUp, TestDataKeepsHandshakesGoing
-//	too soon is made up for (§6.1)                  initiate.go   TestNoHandshakeIsLeftWithoutATimer
-//	late responses are refused                      handshake.go  TestResponseHeldBackCompletesNothing
-//	new handshake after 15 s of silence (§6.5)      timers.go     TestNothingHeardForFifteenSeconds, TestSilenceClearsTheSource
-//	passive keepalive (§6.5)                        timers.go     TestPassiveKeepalive, TestKeepalivesAreNotAnswered
-//	packets wait for keys                           transmit.go   TestPacketsWaitForKeys, TestStagingIsBounded
-//	padding to 16, at most to the MTU (§5.4.6)      message.go    TestPadding, FuzzTUN
-//	cryptokey routing, both ways (§2)               allowed.go    TestAllowedIPs, TestAddressComesBack, TestSpoofedInnerSource, FuzzInner
-//	roaming (§2.1)                                  receive.go    TestRoaming
+// docs/wireguard.md names every rule and constant, where it is kept, and the tests that hold it. TestRules keeps that
+// page true.
 package vpn
