@@ -39,6 +39,12 @@ type super struct {
 func (c *coalescer) add(p []byte) {
 	var in super
 	if !in.describe(p) || in.protocol == protocolUDP && !c.udp {
+		// Nothing that follows in its flow may overtake it.
+		if in.ip > 0 {
+			c.latest[flowSlot(p, in.ip)] = 0
+		} else {
+			clear(c.latest[:])
+		}
 		c.put(&super{}, p)
 		return
 	}
@@ -79,18 +85,19 @@ func flowSlot(p []byte, ip int) uint64 {
 	return h * 0x9e3779b97f4a7c15 >> (64 - 6)
 }
 
-// describe reports whether p may be part of a super-packet, and describes it as one.
+// describe reports whether p may be part of a super-packet, and describes it as one. If not, ip is set where ports may
+// follow the IP header at once.
 func (s *super) describe(p []byte) bool {
 	switch {
 	case len(p) < ipv4Header+udpHeader:
 		return false
-	case p[0] == 0x45: // no options
+	case p[0] == 0x45 && p[6]&0x3f == 0 && p[7] == 0: // no options, no fragment
 		s.ip, s.protocol, s.id = ipv4Header, p[9], be.Uint16(p[4:])
-		// No reserved bit, no fragment, and a right checksum: a wrong one would be mended.
-		if int(be.Uint16(p[2:])) != len(p) || p[6]&^0x40 != 0 || p[7] != 0 || fold(sum(p[:ipv4Header], 0)) != 1<<16-1 {
+		// No reserved bit, and a right checksum: a wrong one would be mended.
+		if int(be.Uint16(p[2:])) != len(p) || p[6]&^0x40 != 0 || fold(sum(p[:ipv4Header], 0)) != 1<<16-1 {
 			return false
 		}
-	case p[0]>>4 == 6 && len(p) >= ipv6Header+udpHeader && int(be.Uint16(p[4:])) == len(p)-ipv6Header:
+	case p[0]>>4 == 6 && len(p) >= ipv6Header+udpHeader && (p[6] == protocolTCP || p[6] == protocolUDP) && int(be.Uint16(p[4:])) == len(p)-ipv6Header:
 		s.ip, s.protocol = ipv6Header, p[6]
 	default:
 		return false
@@ -173,13 +180,13 @@ func (s *super) finish() (h vnetHeader) {
 		flags: vnetNeedsChecksum, gsoType: gsoUDP, headers: uint16(s.headers),
 		gsoSize: uint16(s.gso), checksumStart: uint16(s.ip), checksumOff: udpChecksum,
 	}
-	addresses := p[8:40]
+	addresses := p[12:20]
 	if s.ip == ipv4Header {
-		addresses = p[12:20]
 		be.PutUint16(p[2:], uint16(s.size))
 		le.PutUint16(p[10:], 0)
 		le.PutUint16(p[10:], ^fold(sum(p[:ipv4Header], 0)))
 	} else {
+		addresses = p[8:40]
 		be.PutUint16(p[4:], uint16(s.size-ipv6Header))
 	}
 	t := p[s.ip:]
