@@ -90,8 +90,8 @@ func (d *differential) ours(name string) ([]superQueue, bool) {
 	device, queues, err := createTUN(name, 1500)
 	d.must(err)
 	t := &TUN{Device: device, queues: queues}
-	d.t.Cleanup(func() { queues.close(); device.Close() })
-	d.up(name)
+	d.t.Cleanup(func() { d.must(queues.close()) })
+	d.device(name, device)
 	opened, udp := t.superQueues(2)
 	if len(opened) == 0 {
 		d.t.Fatal("no queues")
@@ -103,9 +103,24 @@ func (d *differential) modules(name string) tun.Device {
 	d.t.Helper()
 	device, err := tun.CreateTUN(name, 1500)
 	d.must(err)
-	d.t.Cleanup(func() { device.Close() })
-	d.up(name)
+	d.device(name, device)
 	return device
+}
+
+// device sets an interface up and closes it at the end.
+func (d *differential) device(name string, device tun.Device) {
+	d.t.Helper()
+	ended := make(chan struct{})
+	go func() { // else its goroutines would wait for ever
+		defer close(ended)
+		for range device.Events() {
+		}
+	}()
+	d.t.Cleanup(func() {
+		d.must(device.Close())
+		<-ended
+	})
+	d.up(name)
 }
 
 // last is a packet that ends a run.

@@ -188,13 +188,18 @@ func (b *udpBind) Send(messages [][]byte, to conn.Endpoint) error {
 		return unix.EAFNOSUPPORT
 	}
 	socket := sockets[int(ep.Port())%len(sockets)]
-	segment := socket.segment.Load()
-	err := socket.send(messages, ep, segment)
+	return sendSegmented(&socket.segment, func(segment bool) error { return socket.send(messages, ep, segment) })
+}
+
+// sendSegmented sends with segmentation if it works, and without from the first time on that the card refuses it.
+func sendSegmented(works *atomic.Bool, send func(segment bool) error) error {
+	segment := works.Load()
+	err := send(segment)
 	if !segment || !errors.Is(err, unix.EIO) {
 		return err
 	}
-	first := socket.segment.Swap(false)
-	if err = socket.send(messages, ep, false); first {
+	first := works.Swap(false)
+	if err = send(false); first {
 		return conn.ErrUDPGSODisabled{RetryErr: err}
 	}
 	return err
