@@ -2,6 +2,7 @@ package vpn
 
 import (
 	"context"
+	"log/slog"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
@@ -63,12 +64,15 @@ const (
 // shards is how many there are at most.
 func shards() int { return max(1, min(runtime.GOMAXPROCS(0), maxShards)) }
 
-// movePackets starts the goroutines that move packets.
+// movePackets starts the goroutines that move packets, on the fast path where the edges offer it.
 func (g *Gateway) movePackets(ctx context.Context, group *errgroup.Group) {
 	var queues []superQueue
 	var udp bool
+	level := slog.LevelDebug
 	if dev, ok := g.cfg.TUN.(superTUN); ok && !g.cfg.Portable {
-		queues, udp = dev.superQueues(shards())
+		if queues, udp = dev.superQueues(shards()); !udp {
+			level = slog.LevelInfo // the kernel is old
+		}
 	}
 	for _, q := range queues {
 		group.Go(func() error { return g.transmitSupers(ctx, q) })
@@ -76,19 +80,20 @@ func (g *Gateway) movePackets(ctx context.Context, group *errgroup.Group) {
 	if len(queues) == 0 {
 		group.Go(func() error { return g.transmit(ctx) })
 	}
-	bind, ok := g.cfg.Bind.(segmentBind)
-	if !ok || g.cfg.Portable {
-		for i, receive := range g.receive {
-			group.Go(func() error { return g.receiveFrom(ctx, receive, newSuperWriter(queues, i, udp)) })
-		}
-		g.cfg.Log.Debug("packets move", "sockets", "portable", "queues", len(queues), "udp", udp)
-		return
+	var sockets []segmentSocket
+	families := 1
+	if bind, ok := g.cfg.Bind.(segmentBind); ok && !g.cfg.Portable {
+		sockets, families = bind.segmentSockets()
 	}
-	sockets, families := bind.segmentSockets()
 	for i, s := range sockets {
 		group.Go(func() error { return g.receiveSegments(ctx, s, newSuperWriter(queues, i/families, udp)) })
 	}
-	g.cfg.Log.Debug("packets move", "sockets", len(sockets), "queues", len(queues), "udp", udp)
+	if len(sockets) == 0 {
+		for i, receive := range g.receive {
+			group.Go(func() error { return g.receiveFrom(ctx, receive, newSuperWriter(queues, i, udp)) })
+		}
+	}
+	g.cfg.Log.Log(ctx, level, "packets move", "sockets", len(sockets), "queues", len(queues), "udp", udp) // 0: portable
 }
 
 // superWriter coalesces packets for a queue of the TUN. It belongs to one goroutine.
