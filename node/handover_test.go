@@ -16,14 +16,14 @@ import (
 	"gatemesh/vpn/vpntest"
 )
 
-// wire records what the devices' network carries.
-type wire struct {
+// tapped records what the devices' network carries.
+type tapped struct {
 	mu   sync.Mutex // guards the field below
 	seen []vpntest.Datagram
 }
 
-func tap(w *nodetest.World) *wire {
-	r := &wire{}
+func tap(w *nodetest.World) *tapped {
+	r := &tapped{}
 	w.Internet.Tap(func(d vpntest.Datagram) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -33,7 +33,7 @@ func tap(w *nodetest.World) *wire {
 }
 
 // take returns what was seen since the last call, of one type, 0: all.
-func (r *wire) take(kind int) (out []vpntest.Datagram) {
+func (r *tapped) take(kind int) (out []vpntest.Datagram) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, d := range r.seen {

@@ -9,7 +9,7 @@
 //	UDP batch ─► type? ─4─► index table ─► open in place ─► replay ─► source allowed? ─► TUN batch   receive, one per socket
 //	               └1,2,3─► mac1 ─► known? cookie? ─► fair queues ─► handshake worker ─► SteerFunc   work, few
 //	                                    └ no, under load ─► cookie reply                             challenges, one
-//	TUN batch ─► destination ─► session ─► counter ─► seal in place ─► fence ─► UDP batch            transmit, one
+//	TUN batch ─► destination ─► session ─► counter ─► seal in place ─► fence ─► UDP batch            transmit, one per queue
 //	deadlines of devices in a heap: retransmit, keepalive, new handshake, expiry                     sweep, one
 //	events in the order in which they happened ─► Notify                                             notify, one
 //
@@ -54,6 +54,22 @@
 // Handshake and transport messages leave only before the deadline last given to [Gateway.Allow]. It is read
 // after sealing, once per batch, so a process that was frozen says nothing when it thaws. [Gateway.Slept] tells it, and
 // the age of keys, what the monotonic clock of a suspended host has missed.
+//
+// # Two paths of packets
+//
+// On Linux a gateway has a shard per core, up to eight: a socket of each address family (SO_REUSEPORT) and a queue of
+// the TUN (IFF_MULTI_QUEUE), with a goroutine each. The kernel keeps a device's datagrams on one shard and sends
+// a flow's packets out by the queue that its answers came in by; a session that two shards see is safe, since all that
+// they share of it is behind its keypairs' mutexes or atomic. Nothing is copied between buffers but once: super-packets
+// of the TUN into the buffer that they are split and sealed in.
+//
+//	UDP_GRO: datagrams of one sender, side by side ─► opened in place ─► coalescer ─► vnet header, pieces ─► writev
+//	UDP_SEGMENT: messages side by side ◄─ sealed in place ◄─ splitter ◄─ vnet header, super-packet ◄─ read
+//
+// Where the bind or the TUN does not offer that (other systems, the userspace stack, a kernel without vnet headers), its
+// functions of the wireguard module are used, each edge for itself. Both paths go through the same functions between
+// the edges. A super-packet is made only of packets that the kernel makes of it again (coalescer, which says
+// where that is not so), and tests hold both ways against the module and the kernel.
 //
 // # Faults
 //

@@ -34,9 +34,10 @@ func (e *PortError) Unwrap() error { return e.Err }
 type Config struct {
 	PrivateKey Key              // the cluster identity
 	Port       uint16           // UDP; 0: any
-	Bind       conn.Bind        // nil: conn.NewStdNetBind()
+	Bind       conn.Bind        // nil: the fastest of this system
 	TUN        tun.Device       // where packets of devices go and packets for devices come from
 	MTU        int              // inner; 0: 1420
+	Portable   bool             // packets take the way that works on every system, for comparison
 	Lookup     LookupFunc       // required
 	Steer      SteerFunc        // nil: every initiation is answered here
 	Notify     func(Event)      // nil: nobody wants to know. Must not block, may call the Gateway but not Close; called from two goroutines or more
@@ -98,8 +99,10 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.TUN == nil {
 		return nil, errors.New("no TUN device")
 	}
-	if cfg.Bind == nil {
+	if cfg.Bind == nil && cfg.Portable {
 		cfg.Bind = conn.NewStdNetBind()
+	} else if cfg.Bind == nil {
+		cfg.Bind = newBind(shards())
 	}
 	if cfg.MTU == 0 {
 		cfg.MTU = defaultMTU
@@ -173,10 +176,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.unblock(ctx, cancel, closeIO) })
-	for _, receive := range g.receive {
-		group.Go(func() error { return g.receiveFrom(ctx, receive) })
-	}
-	group.Go(func() error { return g.transmit(ctx) })
+	g.movePackets(ctx, group)
 	for range workers(runtime.GOMAXPROCS(0)) {
 		group.Go(func() error { return g.work(ctx) })
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -14,8 +15,9 @@ import (
 
 // receiver is what one receiving goroutine works with.
 type receiver struct {
-	g   *Gateway
-	out [][]byte // packets of this batch for the TUN, from offset headerSize
+	g     *Gateway
+	out   [][]byte     // packets of this batch for the TUN, from offset headerSize
+	super *superWriter // what takes them; nil: the TUN's Write
 
 	injected bool   // messages come from another gateway
 	spare    []byte // a message that is tried under several keys
@@ -30,30 +32,15 @@ type receiver struct {
 
 // receiveFrom opens what comes in on one socket. Only the socket's end, or errors that do not end, end it: no datagram
 // that somebody sends and no passing shortage of the host's may stop a gateway.
-func (g *Gateway) receiveFrom(ctx context.Context, receive conn.ReceiveFunc) error {
+func (g *Gateway) receiveFrom(ctx context.Context, receive conn.ReceiveFunc, out *superWriter) error {
 	buffers, sizes, endpoints := makeBuffers(g.batch), make([]int, g.batch), make([]conn.Endpoint, g.batch)
-	r := &receiver{g: g, out: make([][]byte, 0, g.batch)}
+	r := &receiver{g: g, out: make([][]byte, 0, g.batch), super: out}
 	pause := backoff{log: g.cfg.Log}
 	for {
 		n, err := receive(buffers, sizes, endpoints)
-		var socket net.Error // syscall.Errno is one, too
-		switch {
-		case err == nil:
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("%w: receive: %w", ErrSocket, err)
-		case !errors.As(err, &socket): // the bind could not make sense of what somebody sent
-			g.count.malformed.Add(1)
-			g.cfg.Log.Debug("receive", "error", err)
-			continue
-		default:
-			g.count.receiveErrors.Add(1)
-			if !pause.failed(ctx, "receive", err) {
-				return nil
-			}
-			if pause.lasting() {
-				return fmt.Errorf("%w: receive: %w", ErrSocket, err)
+		if err != nil {
+			if end, err := g.receiveFailed(ctx, err, &pause); end {
+				return err
 			}
 			continue
 		}
@@ -66,6 +53,29 @@ func (g *Gateway) receiveFrom(ctx context.Context, receive conn.ReceiveFunc) err
 		}
 		r.flush(now)
 	}
+}
+
+// receiveFailed tells whether an error of reading the socket ends it, and with what; else it has waited.
+func (g *Gateway) receiveFailed(ctx context.Context, err error, pause *backoff) (bool, error) {
+	var socket net.Error // syscall.Errno is one, too
+	switch {
+	case ctx.Err() != nil:
+		return true, nil
+	case errors.Is(err, net.ErrClosed):
+		return true, fmt.Errorf("%w: receive: %w", ErrSocket, err)
+	case !errors.As(err, &socket): // the bind could not make sense of what somebody sent
+		g.count.malformed.Add(1)
+		g.cfg.Log.Debug("receive", "error", err)
+		return false, nil
+	}
+	g.count.receiveErrors.Add(1)
+	if !pause.failed(ctx, "receive", err) {
+		return true, nil
+	}
+	if pause.lasting() {
+		return true, fmt.Errorf("%w: receive: %w", ErrSocket, err)
+	}
+	return false, nil
 }
 
 func makeBuffers(n int) [][]byte {
@@ -207,10 +217,23 @@ func (r *receiver) flush(now time.Duration) {
 	if len(r.out) == 0 {
 		return
 	}
-	if _, err := r.g.cfg.TUN.Write(r.out, headerSize); err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := r.write(); err != nil && !errors.Is(err, os.ErrClosed) {
 		r.g.count.writeErrors.Add(1)
 		r.g.cfg.Log.Debug("write to TUN", "error", err)
 	}
 	clear(r.out)
 	r.out = r.out[:0]
+}
+
+// write hands the packets of this batch to the TUN.
+func (r *receiver) write() (err error) {
+	if r.super != nil {
+		return r.super.write(r.out)
+	}
+	for packets := range slices.Chunk(r.out, max(r.g.cfg.TUN.BatchSize(), r.g.batch)) {
+		if _, e := r.g.cfg.TUN.Write(packets, headerSize); e != nil {
+			err = e
+		}
+	}
+	return err
 }

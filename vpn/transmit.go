@@ -28,23 +28,30 @@ func (g *Gateway) transmit(ctx context.Context) error {
 	for {
 		n, err := g.cfg.TUN.Read(buffers, sizes, headerSize)
 		t.batch(buffers[:n], sizes, g.now())
-		switch {
-		case err == nil || errors.Is(err, tun.ErrTooManySegments):
+		if err == nil || errors.Is(err, tun.ErrTooManySegments) {
 			pause.succeeded()
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, os.ErrClosed):
-			return fmt.Errorf("%w: read: %w", ErrTUN, err)
-		default:
-			g.count.readErrors.Add(1)
-			if !pause.failed(ctx, "read from TUN", err) {
-				return nil
-			}
-			if pause.lasting() {
-				return fmt.Errorf("%w: read: %w", ErrTUN, err)
-			}
+		} else if end, err := g.readFailed(ctx, err, &pause); end {
+			return err
 		}
 	}
+}
+
+// readFailed tells whether an error of reading the TUN ends it, and with what; else it has waited.
+func (g *Gateway) readFailed(ctx context.Context, err error, pause *backoff) (bool, error) {
+	switch {
+	case ctx.Err() != nil:
+		return true, nil
+	case errors.Is(err, os.ErrClosed):
+		return true, fmt.Errorf("%w: read: %w", ErrTUN, err)
+	}
+	g.count.readErrors.Add(1)
+	if !pause.failed(ctx, "read from TUN", err) {
+		return true, nil
+	}
+	if pause.lasting() {
+		return true, fmt.Errorf("%w: read: %w", ErrTUN, err)
+	}
+	return false, nil
 }
 
 // batch seals and sends packets, each at offset headerSize of its buffer, in runs for one device.

@@ -30,6 +30,7 @@ import (
 // to close, whichever it is, undoes it, and none pulls it from under another.
 type TUN struct {
 	tun.Device
+	queues *tunQueues
 
 	state     string        // directory of the record, or empty
 	patience  time.Duration // of Close with the lock of the namespace
@@ -85,11 +86,11 @@ func openTUN(c TUNConfig) (_ *TUN, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("undo what a killed gateway left: %w", err)
 	}
-	device, err := tun.CreateTUN(c.Name, c.MTU)
+	device, queues, err := createTUN(c.Name, c.MTU)
 	if err != nil {
 		return nil, fmt.Errorf("create interface %s: %w", c.Name, err)
 	}
-	t := &TUN{Device: device, state: c.StateDir, patience: lockTimeout, events: make(chan tun.Event, 8)}
+	t := &TUN{Device: device, queues: queues, state: c.StateDir, patience: lockTimeout, events: make(chan tun.Event, 8)}
 	t.g.Go(t.forwardEvents)
 	if err := t.open(c, ns, others, inherited); err != nil {
 		return nil, errors.Join(err, t.undo())
@@ -243,7 +244,7 @@ func (t *TUN) undo() error {
 }
 
 func (t *TUN) closeDevice() error {
-	err := t.Device.Close()
+	err := errors.Join(t.queues.close(), t.Device.Close())
 	if t.unwatch != nil {
 		close(t.unwatch)
 	}

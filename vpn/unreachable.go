@@ -85,11 +85,11 @@ func unreachable4(packet []byte) []byte {
 	ip[8], ip[9] = 64, protocolICMP
 	copy(ip[12:], packet[16:20])
 	copy(ip[16:], packet[12:16])
-	be.PutUint16(ip[10:], ^sum(0, ip[:ipv4Header]))
+	le.PutUint16(ip[10:], ^fold(sum(ip[:ipv4Header], 0)))
 	icmp := ip[ipv4Header:]
 	icmp[0], icmp[1] = 3, 1
 	copy(icmp[8:], quoted)
-	be.PutUint16(icmp[2:], ^sum(0, icmp))
+	le.PutUint16(icmp[2:], ^fold(sum(icmp, 0)))
 	return b
 }
 
@@ -119,8 +119,7 @@ func unreachable6(packet []byte) []byte {
 	icmp := ip[ipv6Header:]
 	icmp[0], icmp[1] = 1, 3
 	copy(icmp[8:], quoted)
-	pseudo := sum(uint32(len(icmp))+protocolICMPv6, ip[8:40])
-	be.PutUint16(icmp[2:], ^sum(uint32(pseudo), icmp))
+	le.PutUint16(icmp[2:], ^fold(sum(icmp, pseudoSum(ip[8:40], protocolICMPv6, len(icmp)))))
 	return b
 }
 
@@ -152,18 +151,4 @@ func answerable6(packet []byte) bool {
 
 func isExtension(next byte) bool {
 	return next == 0 || next == 43 || next == 44 || next == 51 || next == 60
-}
-
-// sum is the ones' complement sum of b (RFC 1071) and what was summed before.
-func sum(before uint32, b []byte) uint16 {
-	for ; len(b) > 1; b = b[2:] {
-		before += uint32(be.Uint16(b))
-	}
-	if len(b) > 0 {
-		before += uint32(b[0]) << 8
-	}
-	for before > 0xffff {
-		before = before>>16 + before&0xffff
-	}
-	return uint16(before)
 }

@@ -21,6 +21,7 @@ type world struct {
 	t               *testing.T
 	net             *vpntest.Internet
 	private, public vpn.Key
+	fast            bool // gateways have edges of the fast path
 
 	mu      sync.Mutex // guards the fields below
 	devices map[vpn.Key]vpn.Device
@@ -42,13 +43,18 @@ var (
 	gateways = netip.MustParsePrefix("192.0.2.0/24") // outer addresses
 )
 
-// bubble runs a test in a world on a fake clock.
+// bubble runs a test in a world on a fake clock, once on the portable path of packets and once on the fast one.
 func bubble(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		test(t, w)
-	})
+	for _, path := range []string{"portable", "fast"} {
+		t.Run(path, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.fast = path == "fast"
+				test(t, w)
+			})
+		})
+	}
 }
 
 func newWorld(t *testing.T) *world {
@@ -154,6 +160,9 @@ func (w *world) gateway(host string, options ...func(*vpn.Config)) *gateway {
 	cfg := vpn.Config{PrivateKey: w.private, Port: addr.Port(), Bind: g.bind, TUN: g.tun, Lookup: w.lookup, Notify: g.notify}
 	for _, o := range options {
 		o(&cfg)
+	}
+	if w.fast {
+		cfg.Bind, cfg.TUN = vpn.FastEdges(cfg.Bind, cfg.TUN)
 	}
 	var err error
 	if g.Gateway, err = vpn.New(cfg); err != nil {
