@@ -160,7 +160,7 @@ func TestRemotesAreBounded(t *testing.T) {
 	for i := range uint32(5 * maxRemotes) {
 		var k Key
 		le.PutUint32(k[:], i)
-		r.put(&peer{remote: &remote{key: k}})
+		r.put(&peer{remote: &remote{key: k}, secret: [32]byte{1}})
 		if _, ok := r.get(Key{}); !ok { // in use all the time
 			t.Fatal("what is used is forgotten")
 		}
