@@ -131,7 +131,7 @@ func (d *differential) collect(drains bool, read func() ([][]byte, error)) (pack
 	d.t.Helper()
 	mark := last().build()
 	seen := false
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for waited := 0; waited < 10000; {
 		some, err := read()
 		d.must(err)
 		for _, p := range some {
@@ -148,6 +148,7 @@ func (d *differential) collect(drains bool, read func() ([][]byte, error)) (pack
 			return packets
 		}
 		if len(some) == 0 {
+			waited++
 			time.Sleep(time.Millisecond)
 		}
 	}
