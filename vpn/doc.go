@@ -51,14 +51,44 @@
 // # Keys and counters
 //
 // A sealing key and its counter live in one struct behind one mutex, the counter is taken and raised where the
-// packet is sealed, and a key is erased under the same mutex: no (key, counter) pair is ever used twice.
+// packet is sealed, and a key is erased under the same mutex: no (key, counter) pair is ever used twice. What an export
+// gives away is cut off under that mutex, too, so this holds for all gateways together (part.go).
+//
+// # Hand-over
+//
+// A confirmed session can be exported to another gateway, its heir, which holds it in memory and takes it over when its
+// caller has claimed the device: no handshake, no clock. What each rule is for is with its code.
+//
+//	owner                       heir
+//	Export ──────── secret ───► Import ─► held ─ TakeOver ─► keys in use ─► knock: an empty message under each key
+//	Floors ── each second ────► RaiseFloors                    │               the device follows its sender
+//	final: Forward ─ packets ─► Deliver                        ├─ first message of the device ─► Confirmed, Imported
+//	Mute, Drop ◄───── claim, confirmation ─────────────────────┘  1 to 3 s later, paced: new keys
+//
+// While the current keys are imported, a new source address is only a candidate, as what comes may be a replay of what
+// the device sent to its former gateway. Receiver indices were drawn by that gateway: keypairs are chained per slot.
+//
+//	counters cut into ascending parts       part.go      TestParts, TestNoHistoryUsesACounterTwice, TestSessionMovesFourTimes, TestThirtyOneExports
+//	imports only above all that was held    held.go      TestExportsLostDoubledAndLate, TestNoHistoryUsesACounterTwice
+//	exports are bounded, strict, for one    export.go    TestImportRefusals, TestExportIsWhole, FuzzImport
+//	keys erased with their lifetime         held.go      TestHeldKeysEndInTime, TestCloseErasesHeldKeys, TestHeldSessionsAreBounded
+//	no handshake at a takeover              takeover.go  TestTakeoverWithoutHandshake, TestWrongVerdictAndReturn
+//	the device fences its old owner         takeover.go  TestLivingOwnerIsFencedByTheDevice, TestFenceHoldsForOlderKeys, TestLastWordUnderOldKeys
+//	knocks, and the sender's fence          takeover.go  TestKnocksUnderBothKeys, TestFenceHoldsKnocksBack
+//	a replay diverts nothing                respond.go   TestReplayDivertsNothing
+//	paced new keys                          takeover.go  TestRenewalsArePaced
+//	floors before the replay filter         floor.go     TestFloors, FuzzRaiseFloors
+//	colliding indices                       index.go     TestCollidingIndices
+//	quiet: muted, or exported for good      quiet.go     TestMute, TestOwnInitiationEndsMute, TestPlannedHandOverLosesNothing, TestFailedHandOverIsTakenBack
+//	alone: no handshake unless heard        quiet.go     TestAloneBeginsNothing
+//	unknown indices, at a bounded rate      stranger.go  TestUnknownMessagesAreTold
 //
 // # Locks
 //
 // Locks are held for computation only, never across a channel, a callback or a system call; the exceptions are
 // Config.Now, and waking a goroutine through a channel that has room or is skipped. Order, where two are held: device
-// state (peer.mu), then any of index table, pending handshakes, allowed IPs, schedule, outbox, requests, a keypair's
-// sealer or opener. The map of devices (Gateway.mu) is held alone.
+// state (peer.mu), then any of index table, pending handshakes, allowed IPs, schedule, outbox, requests, vault, a
+// keypair's sealer or opener; vault, then opener. The map of devices (Gateway.mu) is held alone.
 //
 // # Rules of the protocol
 //

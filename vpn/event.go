@@ -13,7 +13,8 @@ const (
 	// Answered: an initiation of the device was accepted and a response is about to leave. Nothing is confirmed yet.
 	Answered EventKind = iota + 1
 	// Confirmed: new keys are in use, at each rekey too. As responder: the first authenticated transport packet under
-	// them came in; as initiator: the response authenticated.
+	// them came in; as initiator: the response authenticated. Imported: the first authenticated message under keys that
+	// were taken over came in, once per takeover.
 	Confirmed
 	// Roamed: the confirmed address changed without new keys, once or more since this was told last.
 	Roamed

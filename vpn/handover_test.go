@@ -497,32 +497,32 @@ func TestAloneBeginsNothing(t *testing.T) {
 func TestUnknownMessagesAreTold(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a := w.gateway("192.0.2.1")
-		told := 0
+		var told atomic.Int64
 		b := w.gateway("192.0.2.2", func(c *vpn.Config) {
 			c.Unknown = func(index uint32, from netip.AddrPort, message []byte) {
 				if index != binary.LittleEndian.Uint32(message[4:]) {
 					t.Errorf("index %08x", index)
 				}
-				told++
+				told.Add(1)
 				a.InjectTransport(message, from)
 			}
 		})
 		c := w.client(1, a.addr)
 		c.ping(t)
 		c.SetEndpoint(t, b.addr) // as after a wrong takeover
-		if !c.Ping(inner4, time.Second) || told != 1 || a.Stats().TransportInjected != 1 {
-			t.Errorf("told %d, %+v", told, a.Stats())
+		if !c.Ping(inner4, time.Second) || told.Load() != 1 || a.Stats().TransportInjected != 1 {
+			t.Errorf("told %d, %+v", told.Load(), a.Stats())
 		}
 		if s, _ := a.session(c.key); s.Endpoint != c.addr {
 			t.Errorf("session: %+v", s)
 		}
 		b.InjectTransport(make([]byte, 31), c.addr)
 		b.InjectTransport([]byte{4, 0, 0, 0, 1, 31: 0}, c.addr)
-		if told != 1 || b.Stats().Malformed != 1 {
-			t.Errorf("told %d, %+v", told, b.Stats())
+		if told.Load() != 1 || b.Stats().Malformed != 1 {
+			t.Errorf("told %d, %+v", told.Load(), b.Stats())
 		}
 		// At a bounded rate, per source and in all.
-		told = 0
+		told.Store(0)
 		for i := range 3000 {
 			from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 1)
 			if i < 1000 {
@@ -531,14 +531,14 @@ func TestUnknownMessagesAreTold(t *testing.T) {
 			w.net.Send(from, b.addr, []byte{4, 0, 0, 0, 1, 0, 0, 0, byte(i), byte(i >> 8), 31: 0})
 			if i == 999 {
 				time.Sleep(10 * time.Millisecond)
-				if told != 10 {
-					t.Errorf("%d of one source's messages told", told)
+				if told.Load() != 10 {
+					t.Errorf("%d of one source's messages told", told.Load())
 				}
 			}
 		}
 		time.Sleep(10 * time.Millisecond)
-		if told < 100 || told > 300 {
-			t.Errorf("%d messages told", told)
+		if told.Load() < 100 || told.Load() > 300 {
+			t.Errorf("%d messages told", told.Load())
 		}
 	})
 }

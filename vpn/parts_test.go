@@ -33,6 +33,7 @@ type tree struct {
 	flying   []*parcel
 	all      []*holding
 	used     map[[2]uint64]bool // receiver and counter
+	given    map[[2]uint64]bool // receiver and beginning of a part
 	clock    time.Duration
 	last     int // who took over last
 }
@@ -122,6 +123,11 @@ func (x *tree) export(i, j int, final bool) {
 	}
 	e := &parcel{export: m, to: s.to, target: j, made: x.clock, parent: make(map[uint32]*holding)}
 	for _, q := range s.pairs[:s.n] {
+		if n := [2]uint64{uint64(q.remote), q.part.lo}; x.given[n] {
+			x.t.Fatalf("gateway %d gave part %x of key %d away again", i, q.part.lo, q.remote)
+		} else {
+			x.given[n] = true
+		}
 		e.parent[q.remote] = x.at[i][q.remote]
 	}
 	x.flying = append(x.flying, e)
@@ -277,7 +283,7 @@ func (h *holding) String() string {
 func TestNoHistoryUsesACounterTwice(t *testing.T) {
 	taken, deep := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
-		x := &tree{t: rt, used: make(map[[2]uint64]bool)}
+		x := &tree{t: rt, used: make(map[[2]uint64]bool), given: make(map[[2]uint64]bool)}
 		for i := range x.gateways {
 			x.start(t, i)
 		}

@@ -254,25 +254,34 @@ func TestHeldKeysEndInTime(t *testing.T) {
 		a, b, p, _ := exporter(t)
 		go b.Run(t.Context())
 		defer b.Close()
+		known := func(g *Gateway) int {
+			g.vault.mu.Lock()
+			defer g.vault.mu.Unlock()
+			return len(g.vault.known)
+		}
 		time.Sleep(100 * time.Second)
 		if _, err := b.Import(mustExport(t, a, b, p.key)); err != nil {
 			t.Fatal(err)
 		}
+		b.vault.mu.Lock()
 		h := b.vault.held[p.key]
+		b.vault.mu.Unlock()
 		time.Sleep(80*time.Second - time.Millisecond)
 		if len(b.Held()) != 1 {
 			t.Error("let go too early")
 		}
 		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
 		if len(b.Held()) != 0 || h.pairs[0].send != (Key{}) {
 			t.Error("held for too long")
 		}
-		if len(b.vault.known) != 1 || len(a.vault.known) != 1 {
+		if known(b) != 1 || known(a) != 1 {
 			t.Error("forgotten too early")
 		}
 		time.Sleep(20 * time.Second)
+		synctest.Wait()
 		a.vault.sweep(a.now())
-		if len(b.vault.known) != 0 || len(a.vault.known) != 0 {
+		if known(b) != 0 || known(a) != 0 {
 			t.Error("remembered for too long")
 		}
 		if err := b.TakeOver(p.key, netip.AddrPort{}); !errors.Is(err, ErrNoSession) {
