@@ -57,7 +57,7 @@ func (n *Node) Drain(ctx context.Context, d api.Drain) (api.Drained, error) {
 		n.log.Info("takes devices again")
 		return api.Drained{Left: p.vpn.Count()}, nil
 	}
-	if len(p.peers.inheritors()) == 0 {
+	if len(p.peers.inheritors()) == 0 && len(n.served(p)) > 0 {
 		return api.Drained{}, api.Errorf(api.Unavailable, "start another gateway first", "there is no gateway that could take the devices")
 	}
 	moved := n.drain(ctx, p)
