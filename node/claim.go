@@ -12,7 +12,7 @@ import "gatemesh/cluster"
 //	  │  └──────────────────┘   claimed elsewhere│  └──► (away)      │            │
 //	  │                                          ▼ confirmed         │ confirmed  │
 //	  └─ TakeOver ─► serving                   muted ───► (away) ◄───┘ elsewhere  │
-//	                                             └────────────────────────────────┘ heard, or the claim is void
+//	                                             └────────────────────────────────┘ still heard, or the claim is void
 //
 // Stock clients do not answer the messages by which they are taken over, so a takeover is a claim first, which permits
 // sending. Whoever had the device before is silent from then on but goes on opening, until the claimant has heard the
@@ -52,15 +52,14 @@ func (s stance) after(self cluster.Node, g cluster.Session, known bool) (stance,
 		return away, drop
 	case s == serving:
 		return muted, mute
-	case s == handed:
-		return handed, mute // it goes on forwarding, and tells if the device is still heard
 	}
 	return s, stay
 }
 
-// heard returns what follows when a device that another gateway has claimed still talks to this one.
+// heard returns what follows when a device that another gateway has claimed still talks to this one. What was handed
+// over stays so: what is heard was under way, and its heir has the newest keys.
 func (s stance) heard() (stance, move) {
-	if s == muted || s == handed {
+	if s == muted {
 		return serving, recall
 	}
 	return s, stay

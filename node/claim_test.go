@@ -29,7 +29,7 @@ func TestStance(t *testing.T) {
 		{"a confirmation ends it", serving, confirmation, away, drop},
 		{"a confirmation ends it, claimed before", muted, confirmation, away, drop},
 		{"a confirmation ends what was handed over", handed, confirmation, away, drop},
-		{"the heir claims what was handed to it", handed, claim, handed, mute},
+		{"the heir claims what was handed to it", handed, claim, handed, stay},
 		{"the claimant lets go", muted, released, serving, recall},
 		{"the claimant is no more", muted, ours, serving, recall},
 		{"a stale release", serving, released, serving, stay},
@@ -50,7 +50,7 @@ func TestStance(t *testing.T) {
 			t.Errorf("stance %d, imported %v: want %v", c.is, c.imported, c.want)
 		}
 	}
-	for s, want := range map[stance]move{away: stay, calling: stay, serving: stay, muted: recall, handed: recall} {
+	for s, want := range map[stance]move{away: stay, calling: stay, serving: stay, muted: recall, handed: stay} {
 		if _, m := s.heard(); m != want {
 			t.Errorf("heard in stance %d: move %d, want %d", s, m, want)
 		}

@@ -14,7 +14,8 @@ import (
 
 const (
 	drainTimeout = 5 * time.Second        // at the end of the process
-	drainLinger  = 500 * time.Millisecond // then: the heirs' last calls, and what is under way from devices
+	drainLinger  = 500 * time.Millisecond // after devices were taken, for the heirs' last calls and what is under way
+	drainLooks   = 2                      // for devices that are served here
 	drainTries   = 3
 	drainPause   = 200 * time.Millisecond
 )
@@ -33,15 +34,9 @@ func (n *Node) depart(ctx context.Context, asked <-chan struct{}) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	moved := n.drain(ctx, p)
+	n.drain(ctx, p)
 	if err := n.saveClocks(ctx, p); err != nil {
 		n.log.Warn("clocks of devices are not kept", "err", err)
-	}
-	if moved > 0 {
-		select {
-		case <-ctx.Done():
-		case <-time.After(drainLinger):
-		}
 	}
 	return nil
 }
@@ -64,11 +59,28 @@ func (n *Node) Drain(ctx context.Context, d api.Drain) (api.Drained, error) {
 	return api.Drained{Moved: moved, Left: len(n.served(p))}, nil
 }
 
-// drain takes no new devices from now on and hands those it has to their heirs: each is stopped, exported, taken over
-// there and then, and dropped when its new gateway has heard it. Packets for it go there meanwhile. What no heir takes
-// stays. It returns how many were taken.
+// drain takes no new devices from now on and hands those it has to their heirs. It lingers then, and looks again: a
+// handshake that a device had begun with us makes keys that its heir does not have. It returns how many were taken.
 func (n *Node) drain(ctx context.Context, p *parts) (moved int) {
 	p.draining.Store(true)
+	for range drainLooks {
+		taken := n.giveAway(ctx, p)
+		if moved += taken; taken == 0 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(drainLinger):
+		}
+	}
+	n.log.Info("drained", "moved", moved, "left", len(n.served(p)))
+	return moved
+}
+
+// giveAway hands all devices to their heirs: each is stopped, exported, taken over there and then, and dropped when its
+// new gateway has heard it. Packets for it go there meanwhile. What no heir takes stays. It returns how many were
+// taken.
+func (n *Node) giveAway(ctx context.Context, p *parts) (moved int) {
 	for range drainTries {
 		heirs := p.linkedHeirs()
 		given := map[heir][]cluster.Key{}
@@ -101,7 +113,6 @@ func (n *Node) drain(ctx context.Context, p *parts) (moved int) {
 		case <-time.After(drainPause):
 		}
 	}
-	n.log.Info("drained", "moved", moved, "left", len(n.served(p)))
 	return moved
 }
 
