@@ -230,8 +230,8 @@ func (r *receiver) write() (err error) {
 	if r.super != nil {
 		return r.super.write(r.out)
 	}
-	for packets := range slices.Chunk(r.out, max(r.g.cfg.TUN.BatchSize(), r.g.batch)) {
-		if _, e := r.g.cfg.TUN.Write(packets, headerSize); e != nil {
+	for packets := range slices.Chunk(r.out, max(r.g.tun().BatchSize(), r.g.batch)) {
+		if _, e := r.g.tun().Write(packets, headerSize); e != nil {
 			err = e
 		}
 	}
