@@ -100,20 +100,27 @@ func (g *Gateway) inheritPair(p *peer, from *exportedKeys, created, now time.Dur
 		if retired == kp { // newer ones are there
 			return false
 		}
-		g.indices.put(kp)
-	} else if !kp.sealer.advance(from.part, start) {
+		g.vault.enter(kp, from.id)
+		g.indices.put(kp) // last: what comes in finds it with its floor
+		return true
+	}
+	kp.opener.raise(from.floor)
+	if !kp.sealer.advance(from.part, start) {
 		return false
 	}
 	kp.imported.Store(true)
 	kp.confirmed.Store(false)
-	kp.opener.raise(from.floor)
 	g.vault.enter(kp, from.id)
 	return true
 }
 
+// importKeypair makes a keypair that nobody but its caller knows yet.
 func importKeypair(p *peer, from *exportedKeys, created time.Duration, start uint64) *keypair {
 	kp := newKeypair(p, &keys{send: from.send, receive: from.receive, local: from.local, remote: from.remote}, created, from.initiator)
 	kp.foreign = true
+	kp.imported.Store(true)
+	kp.confirmed.Store(false)
+	kp.opener.floor = from.floor
 	kp.sealer.part = from.part
 	kp.sealer.next.Store(start)
 	kp.sealer.limit.Store(from.part.end())
