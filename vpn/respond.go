@@ -224,6 +224,24 @@ func (g *Gateway) establish(p *peer, from *endpoint) {
 
 // roam follows a device to a new address, from which a packet under confirmed keys has come.
 func (g *Gateway) roam(p *peer, from *endpoint) {
+// moved is called when a message under kp has come from elsewhere than the confirmed address. Where another gateway saw
+// the device behind a NAT we may not reach it, so that moves nothing: the device is called back to where we do.
+func (g *Gateway) moved(kp *keypair, from *endpoint, injected bool) {
+	p := kp.peer
+	at := p.endpoint.Load()
+	injected = injected && at != nil
+	switch {
+	case injected && at.addr == from.addr:
+	case kp.imported.Load():
+		g.suspect(p, from)
+	case !injected:
+		g.roam(p, from)
+	}
+	if injected && at.addr != from.addr {
+		g.sendKeepalive(p)
+	}
+}
+
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old := p.endpoint.Load()

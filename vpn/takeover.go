@@ -256,9 +256,15 @@ func (g *Gateway) farewell(p *peer, to *endpoint) {
 	p.txBytes.Add(keepaliveSize)
 }
 
-// followed notes that a message under kp, which is imported, has come, and tells it if it is the first one. Under p.mu.
+// followed notes that a message under kp, which is imported, has come, and tells it if it is the first one from where
+// the device is known to be: what comes from elsewhere may have been sent to its former gateway, which lives, and been
+// kept back on its way. There only new keys confirm. Who feigns the known address can still deceive the claimant, with
+// a message that the former gateway did not get, or got in the last second. Under p.mu.
 func (g *Gateway) followed(p *peer, kp *keypair, from *endpoint) {
 	current := p.current.Load()
+	if at := p.endpoint.Load(); at != nil && at.addr != from.addr {
+		return
+	}
 	if kp != current && kp != p.previous || kp.confirmed.Swap(true) || !current.imported.Load() {
 		return
 	}
