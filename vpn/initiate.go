@@ -112,6 +112,9 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 		return nil, false
 	}
 	if q.target == nil && p.target == nil && !p.mayBegin(now) {
+		if p.timers.retransmit.Load() == 0 {
+			g.discard(p)
+		}
 		return nil, false
 	}
 	g.apply(p, d)
