@@ -24,7 +24,6 @@ const (
 	handoverTimeout = time.Second         // of one call
 	handoverSize    = mesh.MaxMessage / 2 // after which no export is added to a call
 	handoverCount   = 512                 // exports in one call
-	finalCount      = 64                  // the same, where devices wait for the answer
 	floorInterval   = time.Second         // between two rounds of floors
 	floorSize       = mesh.MaxMessage - 1<<10
 	exportTries     = 4 // for one heir and one set of keys; 1, 2 and 4 s apart
@@ -186,7 +185,7 @@ func (n *Node) onFloors(p *parts) mesh.Handler {
 
 // onHandover keeps what another gateway exports, and takes over at once what it has stopped.
 func (n *Node) onHandover(p *parts) mesh.Handler {
-	return func(_ context.Context, _ mesh.ID, payload []byte) ([]byte, error) {
+	return func(_ context.Context, from mesh.ID, payload []byte) ([]byte, error) {
 		defer clear(payload)
 		h, err := decodeBequest(payload)
 		if err != nil {
@@ -204,6 +203,10 @@ func (n *Node) onHandover(p *parts) mesh.Handler {
 				n.log.Debug("export refused", "err", err)
 				continue
 			}
+			if h.Final && !p.mayGive(cluster.Node(from), k) {
+				n.log.Debug("device is another gateway's", "device", k, "from", cluster.Node(from))
+				continue
+			}
 			taken[i] = true
 			devices = append(devices, k)
 		}
@@ -212,6 +215,12 @@ func (n *Node) onHandover(p *parts) mesh.Handler {
 		}
 		return cbor.Marshal(taken)
 	}
+}
+
+// mayGive says whether a gateway may hand a device over for good: nobody else that lives owns it.
+func (p *parts) mayGive(from cluster.Node, k cluster.Key) bool {
+	s, owned := p.sessions.Owner(k)
+	return !owned || s.Owner == from || s.Owner != p.peers.self && !p.peers.isAlive(s.Owner)
 }
 
 // receive takes over devices whose gateway has stopped sending to them.

@@ -120,7 +120,7 @@ func TestCounts(t *testing.T) {
 	s := newSteering(self, 1)
 	s.guest(cluster.Key{1}, b, t0)
 	s.guest(cluster.Key{2}, b, t0)
-	s.here(cluster.Key{3}, t0)
+	s.here(cluster.Key{3}, 0, t0)
 	for range 2 {
 		s.confirmed(cluster.Key{1})
 		s.confirmed(cluster.Key{3})

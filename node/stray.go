@@ -115,7 +115,7 @@ func (n *Node) guideOne(p *parts, s stray, now time.Time) {
 		if err == nil {
 			_ = p.mesh.Send(mesh.ID(owner.Owner), kindDatagram, b) // as a router with full queues
 		}
-	case slices.Contains(p.vpn.Held(), owner.Device) && p.strays.may(owner.Device, now):
+	case p.vpn.Holds(owner.Device) && p.strays.may(owner.Device, now):
 		n.succeed(p, []cluster.Session{owner}, false)
 		p.vpn.InjectTransport(s.message, s.from)
 	}
