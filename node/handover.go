@@ -58,6 +58,8 @@ type heir struct {
 func (n *Node) handOver(ctx context.Context, p *parts) error {
 	tick := time.NewTicker(floorInterval)
 	defer tick.Stop()
+	var calls errgroup.Group // no error is returned
+	defer func() { _ = calls.Wait() }()
 	var known []heir
 	for {
 		select {
@@ -77,7 +79,7 @@ func (n *Node) handOver(ctx context.Context, p *parts) error {
 				p.exports.regard(s.Device, heirOf(s.Device, n.self, alive))
 			}
 		}
-		n.export(ctx, p, alive)
+		n.export(ctx, p, alive, &calls)
 	}
 }
 
@@ -97,25 +99,27 @@ func heirOf(device cluster.Key, owner cluster.Node, alive []heir) heir {
 	return heir{}
 }
 
-// export sends what is due to the heirs, to all at once, and waits for their answers.
-func (n *Node) export(ctx context.Context, p *parts, alive []heir) {
+// export begins to send what is due to the heirs, to all at once. What is due to one that has not answered yet waits for
+// that: a gateway that is stuck holds up nobody else's.
+func (n *Node) export(ctx context.Context, p *parts, alive []heir, calls *errgroup.Group) {
 	due := map[heir][]cluster.Key{}
-	for _, k := range p.exports.take(time.Now()) {
+	idle := func(k cluster.Key) bool { return !p.exports.busy(heirOf(k, n.self, alive).Node) }
+	for _, k := range p.exports.take(time.Now(), idle) {
 		if h := heirOf(k, n.self, alive); !h.Node.IsZero() && p.serves(k) {
 			due[h] = append(due[h], k)
 		}
 	}
-	var g errgroup.Group
 	for h, keys := range due {
-		g.Go(func() error {
+		p.exports.begin(h.Node)
+		calls.Go(func() error {
+			defer p.exports.end(h.Node)
 			n.exportTo(ctx, p, h, keys)
 			return nil
 		})
 	}
-	_ = g.Wait() // no error is returned
 }
 
-// exportTo sends sessions to their heir, call by call.
+// exportTo sends sessions to their heir, call by call, until one fails. What is left is tried again when its time comes.
 func (n *Node) exportTo(ctx context.Context, p *parts, h heir, keys []cluster.Key) {
 	for len(keys) > 0 && ctx.Err() == nil {
 		var batch []cluster.Key
@@ -134,10 +138,11 @@ func (n *Node) exportTo(ctx context.Context, p *parts, h heir, keys []cluster.Ke
 		taken, err := n.give(ctx, p, h.Node, bequest{Exports: exports})
 		if err != nil {
 			n.log.Debug("sessions were not handed to their heir", "heir", h.Node, "devices", len(batch), "err", err)
+			return
 		}
 		now := time.Now()
 		for i, k := range batch {
-			p.exports.answered(k, h, err == nil && taken[i], now)
+			p.exports.answered(k, h, taken[i], now)
 		}
 	}
 }

@@ -50,7 +50,7 @@ func TestExports(t *testing.T) {
 	now := time.Unix(1000, 0)
 	due := func(want bool) {
 		t.Helper()
-		if got := x.take(now); slices.Contains(got, k) != want {
+		if got := x.take(now, func(cluster.Key) bool { return true }); slices.Contains(got, k) != want {
 			t.Errorf("due %v, want %v", got, want)
 		}
 	}

@@ -58,10 +58,10 @@ type parts struct {
 
 	departing atomic.Bool // the process ends: no device is recalled
 
-	rows    sync.Mutex                     // makes reading and writing our rows of the session table one step, and guards the fields below
-	stances map[cluster.Key]stance         // but serving and away, which the rows tell
-	taken   map[netip.AddrPort]cluster.Key // devices that were taken over, until they have keys of our making
-	kept    map[cluster.Key]time.Time      // devices that no heir reached: not given away before
+	rows    sync.Mutex                // makes reading and writing our rows of the session table one step, and guards the fields below
+	stances map[cluster.Key]stance    // but serving and away, which the rows tell
+	taken   *taken                    // devices that were taken over, until they have keys of our making
+	kept    map[cluster.Key]time.Time // devices that no heir reached: not given away before
 }
 
 type closer struct {
@@ -205,7 +205,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		forwards: newForwards(),
 		strays:   newStrays(),
 		stances:  map[cluster.Key]stance{},
-		taken:    map[netip.AddrPort]cluster.Key{},
+		taken:    newTaken(),
 		kept:     map[cluster.Key]time.Time{},
 		leave:    make(chan struct{}, 1),
 		changes:  make(chan struct{}, 1),

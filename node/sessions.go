@@ -127,7 +127,7 @@ func (n *Node) onSession(p *parts) func(vpn.Event) {
 		owner, owned := p.sessions.Owner(e.Device)
 		mine, _ := p.sessions.Own(e.Device)
 		s, worth := record(n.self, mine, owner, owned, e)
-		p.follow(mine, e)
+		p.taken.follow(e)
 		switch {
 		case e.Kind == vpn.Heard:
 			n.onHeard(p, e.Device)

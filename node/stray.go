@@ -126,7 +126,7 @@ func (n *Node) guideOne(p *parts, s stray, now time.Time) {
 func (p *parts) recallFrom(from netip.AddrPort, may func(cluster.Key) bool) {
 	p.rows.Lock()
 	defer p.rows.Unlock()
-	k, ok := p.taken[from]
+	k, ok := p.taken.at[from]
 	if own, mine := p.sessions.Own(k); ok && mine && !own.Released && own.Endpoint == from && may(k) {
 		p.vpn.Initiate(k, from)
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"gatemesh/cluster"
-	"gatemesh/vpn"
 )
 
 // rankDelay is how long the next in rank waits for a claim or a confirmation
@@ -247,7 +246,7 @@ func (n *Node) succeedSome(p *parts, sessions []cluster.Session, final bool) {
 		}
 		taken = append(taken, s.Device)
 		delete(p.stances, s.Device) // the claim says that it is ours
-		p.taken[s.Endpoint] = s.Device
+		p.taken.put(s.Device, s.Endpoint)
 		p.exports.wantAt(s.Device, begin.Add(exportAfter))
 	}
 	for _, s := range calls {
@@ -260,20 +259,4 @@ func (n *Node) succeedSome(p *parts, sessions []cluster.Session, final bool) {
 		p.orphans.took(begin, taken...)
 	}
 	n.log.Info("took over", "with keys", len(taken), "by handshake", len(sessions)-len(taken), "in", time.Since(begin))
-}
-
-// follow keeps up with where the devices are that were taken over and have no
-// keys of our own making yet. mine is what this gateway wrote of the device
-// before event e. p.rows is held.
-func (p *parts) follow(mine cluster.Session, e vpn.Event) {
-	if p.taken[mine.Endpoint] != e.Device || !mine.Endpoint.IsValid() {
-		return
-	}
-	switch moves := e.Kind == vpn.Roamed || e.Kind == vpn.Confirmed && e.Imported; {
-	case moves:
-		delete(p.taken, mine.Endpoint)
-		p.taken[e.Endpoint] = e.Device
-	case e.Kind == vpn.Confirmed || e.Kind == vpn.Gone:
-		delete(p.taken, mine.Endpoint)
-	}
 }
