@@ -16,7 +16,7 @@ import (
 //	  │  └──────────────────┘   claimed elsewhere│  └──► (away)      │            │
 //	  │                                          ▼ confirmed         │ confirmed  │
 //	  └─ TakeOver ─► serving                   muted ───► (away) ◄───┘ elsewhere  │
-//	                                             └────────────────────────────────┘ heard, or the claim is void
+//	                                             └────────────────────────────────┘ still heard, or the claim is void
 //
 // A device that was handed over and is still heard is called by its heir again. It is recalled only if that does not reach
 // it, or is gone; in the latter case it is resumed by a gateway that drains, for the next heir.
@@ -64,8 +64,6 @@ func (s stance) after(self cluster.Node, g cluster.Session, known bool) (stance,
 		return away, drop
 	case s == serving:
 		return muted, mute
-	case s == handed:
-		return handed, stay // it goes on forwarding, and tells if the device is still heard
 	}
 	return s, stay
 }

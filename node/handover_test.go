@@ -205,7 +205,7 @@ func TestDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("drained in %v: %+v", time.Since(begin), out)
-		time.Sleep(900 * time.Millisecond)
+		time.Sleep(time.Until(begin.Add(900 * time.Millisecond))) // before the paced rekey
 		if n := len(seen.take(1)); n > 0 {
 			t.Errorf("%d handshakes while draining", n)
 		}
@@ -249,6 +249,58 @@ func TestStopDrains(t *testing.T) {
 			t.Errorf("%d pings lost, longest gap %v", lost, gap)
 		}
 		atRest(t, devices, a)
+	})
+}
+
+// Devices that are heard for a long time after they were given away follow all the same.
+func TestDrainOfFarAwayDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 27)
+		a, b, c := three(t, w)
+		devices := connected(t, w, 9, a)
+		w.Internet.SetFaults(vpntest.Faults{Latency: 300 * time.Millisecond})
+		stop := steadily(devices)
+		time.Sleep(time.Second)
+		out, err := c.Drain(context.Background(), api.Drain{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if out.Moved != 3 || count(t, devices, c)["c"] != 0 {
+			t.Errorf("%+v, still at c: %v", out, count(t, devices, c))
+		}
+		c.Kill()
+		time.Sleep(3 * time.Second)
+		if lost, _ := stop(); lost > 0 {
+			t.Errorf("%d pings lost", lost)
+		}
+		atRest(t, devices, a, b)
+	})
+}
+
+// A device that has begun a handshake with a gateway that gives it away has new keys there: they are given away, too.
+func TestDrainDuringHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 28)
+		a, b, c := three(t, w)
+		devices := connected(t, w, 9, a)
+		w.Internet.SetFaults(vpntest.Faults{Latency: 50 * time.Millisecond})
+		time.Sleep(10 * time.Second)
+		stop := steadily(devices)
+		time.Sleep(time.Second)
+		for _, d := range devices {
+			if d.At(t, a, b, c) == c {
+				d.Handshake(t)
+			}
+		}
+		time.Sleep(60 * time.Millisecond) // the responses are under way
+		c.Stop()
+		time.Sleep(5 * time.Second)
+		lost, gap := stop()
+		if lost > 3 || gap > 300*time.Millisecond { // a packet each may be with the heir as its device is c's again
+			t.Errorf("%d pings lost, longest gap %v", lost, gap)
+		}
+		atRest(t, devices, a, b)
 	})
 }
 

@@ -109,8 +109,10 @@
 //	counters cut into ascending parts       part.go      TestParts, TestNoHistoryUsesACounterTwice, TestSessionMovesFourTimes, TestThirtyOneExports
 //	imports only above all that was held    held.go      TestExportsLostDoubledAndLate, TestNoHistoryUsesACounterTwice
 //	exports are bounded, strict, for one    export.go    TestImportRefusals, TestExportIsWhole, FuzzImport
+//	the newest owner's newest keys          held.go      TestNewKeysAreHeldWithoutTheOldOnes, TestExportOfFormerOwnerIsRefused
+//	current keys are first, or alone        peer.go      TestExportLeavesYoungerKeysOut, TestPreviousKeysOutliveTheCurrentOnes
 //	keys erased with their lifetime         held.go      TestHeldKeysEndInTime, TestCloseErasesHeldKeys, TestHeldSessionsAreBounded
-//	no handshake at a takeover              takeover.go  TestTakeoverWithoutHandshake, TestWrongVerdictAndReturn
+//	no handshake at a takeover              takeover.go  TestTakeoverWithoutHandshake, TestWrongVerdictAndReturn, TestTakeOverBeginsAnew
 //	the device fences its old owner         takeover.go  TestLivingOwnerIsFencedByTheDevice, TestFenceHoldsForOlderKeys, TestLastWordUnderOldKeys
 //	knocks, and the sender's fence          takeover.go  TestKnocksUnderBothKeys, TestFenceHoldsKnocksBack
 //	a replay diverts nothing                respond.go   TestReplayDivertsNothing
@@ -118,6 +120,8 @@
 //	floors before the replay filter         floor.go     TestFloors, FuzzRaiseFloors
 //	colliding indices                       index.go     TestCollidingIndices
 //	quiet: muted, or exported for good      quiet.go     TestMute, TestOwnInitiationEndsMute, TestPlannedHandOverLosesNothing, TestFailedHandOverIsTakenBack
+//	quiet ends handshakes under way         quiet.go     TestMuteEndsHandshakes, TestResponseComesTooLate, TestMuteEndsCalls
+//	a round trip's packets are not told     quiet.go     TestClaimOfFarAwayDevice, TestFarAwayDeviceIsHandedOver
 //	alone: no handshake unless heard        quiet.go     TestAloneBeginsNothing
 //	unknown indices, at a bounded rate      stranger.go  TestUnknownMessagesAreTold
 //

@@ -32,9 +32,9 @@ func (g *Gateway) Incarnation() uint64 { return g.incarnation }
 
 // Export returns what the engine with incarnation to needs to go on with the confirmed session of a device: a secret,
 // to be sent to that one gateway over an authenticated, encrypted stream and kept in memory only. It must be imported
-// within 20 s or not at all: whoever carries it drops it then. Each call gives away a part of the keys' counters that is
-// never given again, so every attempt to send needs an export of its own. The preshared key is not in it: the heir looks
-// the device up itself.
+// within 1 s or not at all, as its keys look younger there by that time. Each call gives away a part of the keys'
+// counters that is never given again, so every attempt to send needs an export of its own. The preshared key is not in
+// it: the heir looks the device up itself.
 //
 // With final this gateway stops sending under those keys first, but goes on opening what comes in: packets for the
 // device go to Config.Forward from then on, until Drop, the end of the keys, new keys or Unmute. If the device is still
@@ -85,6 +85,9 @@ func (g *Gateway) export(p *peer, to uint64, final bool, now time.Duration) (s s
 	}
 	for _, kp := range [...]*keypair{current, p.previous} {
 		if kp == nil || kp.expired(now) || !kp.confirmed.Load() && !kp.imported.Load() {
+			continue
+		}
+		if kp.created > current.created { // current may be older, but not in an export
 			continue
 		}
 		if pair, ok := g.exportPair(kp, to, final, now); ok {

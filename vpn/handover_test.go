@@ -419,7 +419,7 @@ func TestMute(t *testing.T) {
 		a.Mute(c.key)
 		a.Keepalive(c.key)
 		c.TUN.Inject(up)
-		time.Sleep(190 * time.Millisecond)
+		time.Sleep(590 * time.Millisecond)
 		c.TUN.Inject(up)
 		time.Sleep(5 * time.Millisecond)
 		if len(a.happened(vpn.Heard)) != 0 || came.Load() != 2 {

@@ -10,6 +10,7 @@ const (
 	maxHeld       = 1 << 17           // sessions held for other gateways
 	maxKnown      = 4 * maxHeld       // keys that an import may add to
 	rememberAfter = 200 * time.Second // what is known of keys that left or came outlives them by 20 s
+	maxTransit    = time.Second       // of an export, by which its keys look younger to the importer than they are
 )
 
 // vault is what this gateway knows of keys that others have or had: imports that wait for their takeover, and for every
@@ -46,33 +47,52 @@ type known struct {
 
 // expire erases the keypairs that are too old, of which the last one is the oldest, and sets the deadline for the next.
 func (h *held) expire(now time.Duration) {
-	for h.n > 0 && now-h.created[h.n-1] >= RejectAfterTime {
-		h.n--
-		clear(h.pairs[h.n].send[:])
-		clear(h.pairs[h.n].receive[:])
+	n := h.n
+	for n > 0 && now-h.created[n-1] >= RejectAfterTime {
+		n--
 	}
-	if h.n > 0 {
-		h.at = h.created[h.n-1] + RejectAfterTime
+	h.keep(n)
+}
+
+// keep erases all keypairs but the first n, and sets the deadline for what is left.
+func (h *held) keep(n int) {
+	for ; h.n > n; h.n-- {
+		clear(h.pairs[h.n-1].send[:])
+		clear(h.pairs[h.n-1].receive[:])
 	}
+	if n > 0 {
+		h.at = h.created[n-1] + RejectAfterTime
+	}
+}
+
+// outranks reports whether h is to stay: what was imported is an earlier export, or one of an owner before h's.
+func (h *held) outranks(imported *held) bool {
+	if h.from == imported.from {
+		return h.number >= imported.number
+	}
+	return h.created[0] > imported.created[0]+maxTransit
 }
 
 func newVault() *vault { return &vault{held: make(map[Key]*held), known: make(map[keyID]*known)} }
 
-// put keeps an import instead of the one that is there, or says why not. next is when to sweep.
+// put keeps an import instead of the one that is there, or says why not. Previous keys whose counters are not above all
+// that were held are left out: gateways before h's had them, too, and the current ones are what matters. next is when to
+// sweep.
 func (v *vault) put(h *held) (next time.Duration, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	old := v.held[h.device]
-	if old != nil && old.from == h.from && old.number >= h.number {
+	if old != nil && old.outranks(h) {
 		return 0, errReplaced
 	}
 	if v.closed || old == nil && len(v.held) >= maxHeld || len(v.known)+h.n > maxKnown {
 		return 0, errFull
 	}
-	for i := range h.pairs[:h.n] {
-		if k := v.known[h.pairs[i].id]; k != nil && h.pairs[i].part.lo < k.end {
-			return 0, errOverlap
-		}
+	if v.overlaps(&h.pairs[0]) {
+		return 0, errOverlap
+	}
+	if h.n > 1 && v.overlaps(&h.pairs[1]) {
+		h.keep(1)
 	}
 	for i := range h.pairs[:h.n] {
 		p := &h.pairs[i]
@@ -85,6 +105,12 @@ func (v *vault) put(h *held) (next time.Duration, err error) {
 	v.held[h.device] = h
 	heap.Push(&v.heldDue, h)
 	return v.next(), nil
+}
+
+// overlaps reports whether counters of a keypair may have been held here before. Under mu.
+func (v *vault) overlaps(p *exportedKeys) bool {
+	k := v.known[p.id]
+	return k != nil && p.part.lo < k.end
 }
 
 // remember returns what is known of a key that was made at created. Under mu.

@@ -111,7 +111,7 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 		g.schedule.at(p, now) // it may have been made for this
 		return nil, false
 	}
-	if q.target == nil && p.target == nil && !p.mayBegin(now) {
+	if p.quiet.Load() || q.target == nil && p.target == nil && !p.mayBegin(now) { // Initiate was before Mute
 		return nil, false
 	}
 	g.apply(p, d)
@@ -158,16 +158,20 @@ func (g *Gateway) await(p *peer, q request, sent time.Duration) {
 	g.schedule.at(p, at)
 }
 
-// postpone tries again soon what the fence has held back. It is no attempt: when the device is reached is not known.
+// postpone tries again soon what the fence has held back, unless p is quiet by now. It is no attempt: when the device
+// is reached is not known.
 func (g *Gateway) postpone(p *peer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dead.Load() {
 		return
 	}
+	p.queued.Store(false)
+	if p.quiet.Load() {
+		return
+	}
 	p.attempts = max(p.attempts-1, 0)
 	p.sentHandshake.Store(0)
-	p.queued.Store(false)
 	at := g.now() + fenceRetry
 	p.timers.retransmit.Store(int64(at))
 	g.schedule.at(p, at)
@@ -204,7 +208,7 @@ func (g *Gateway) makeInitiation(p *peer, to *endpoint) (m [initiationSize]byte,
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.dead.Load() {
+	if p.dead.Load() || p.quiet.Load() {
 		out.erase()
 		g.indices.release(local)
 		return m, e, errDead

@@ -77,7 +77,8 @@ func (p *peer) install(kp *keypair) (retired [3]*keypair) {
 	return retired
 }
 
-// promote makes next current; kp must be next. It returns the keypair that nobody needs any more. Under mu.
+// promote makes next current; kp must be next. It returns the keypair that nobody needs any more. The previous one is
+// the younger of the two if it was taken over after next was made. Under mu.
 func (p *peer) promote(kp *keypair) (retired *keypair) {
 	retired = p.previous
 	p.previous, p.next = p.current.Load(), nil
@@ -87,14 +88,17 @@ func (p *peer) promote(kp *keypair) (retired *keypair) {
 	return retired
 }
 
-// expire takes out the keypairs that are too old for any use. Under mu.
+// expire takes out the keypairs that are too old for any use. A previous one that is not becomes the current one, so
+// there is none without the other. Under mu.
 func (p *peer) expire(now time.Duration) (retired [3]*keypair) {
-	if kp := p.current.Load(); kp != nil && kp.expired(now) {
-		retired[0] = kp
-		p.current.Store(nil)
-	}
 	if kp := p.previous; kp != nil && kp.expired(now) {
 		retired[1], p.previous = kp, nil
+	}
+	if kp := p.current.Load(); kp != nil && kp.expired(now) {
+		retired[0] = kp
+		p.current.Store(p.previous)
+		p.previous = nil
+		p.lastMinute.Store(false)
 	}
 	if kp := p.next; kp != nil && kp.expired(now) {
 		retired[2], p.next = kp, nil

@@ -3,13 +3,14 @@ package vpn
 import "time"
 
 const (
-	muteGrace   = 200 * time.Millisecond // from Mute on; what is heard later is told
-	handedGrace = 200 * time.Millisecond // the same, from a final export on
+	muteGrace   = 600 * time.Millisecond // from Mute on, for the last knock and a round trip; later, Heard is told
+	handedGrace = 200 * time.Millisecond // the same, from a final export on: the heir is asked to knock
 	heardAgain  = 100 * time.Millisecond // between two tellings of a device that was exported for good
 	aloneGrace  = 2 * time.Second        // a device without a reachable heir that was heard within this is renewed
 )
 
-// A session may be quiet: nothing is sealed under its keys and no handshake is begun, but what comes in is opened.
+// A session may be quiet: nothing is sealed under its keys, no handshake is begun, one under way is given up, but what
+// comes in is opened.
 //
 //	           Mute                  another gateway has claimed the device
 //	sending ─────────────► quiet ─┬─ Unmute, Initiate, TakeOver, new keys ─► sending
@@ -20,7 +21,8 @@ const (
 
 // Mute lets nothing more leave for a device that another gateway has claimed; what comes in from it is opened. If it
 // is still heard muteGrace later, the event Heard is told, once. Initiate, TakeOver, Unmute and new keys, which an
-// initiation of the device's own makes, end it; Drop and the end of the keys end the session.
+// initiation of the device's own makes, end it; Drop and the end of the keys end the session. After a final export it
+// does nothing: the device may be further away than any grace, and whoever forwards its packets knows its heir.
 func (g *Gateway) Mute(k Key) {
 	p := g.peer(k)
 	if p == nil {
@@ -28,7 +30,7 @@ func (g *Gateway) Mute(k Key) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.dead.Load() || p.listen.Load() != 0 {
+	if p.dead.Load() || p.listen.Load() != 0 || p.handed.Load() {
 		return
 	}
 	p.listen.Store(int64(g.now() + muteGrace))
@@ -54,9 +56,13 @@ func (g *Gateway) Alone(k Key, alone bool) {
 	}
 }
 
-// silence makes p quiet and returns the packets that waited for keys. Under p.mu.
+// silence makes p quiet and returns the packets that waited for keys. A response that is under way is not taken: its
+// keys would be known to nobody else. Those of a response of ours are, as the device asked for them. Under p.mu.
 func (g *Gateway) silence(p *peer) (staged [][]byte) {
 	p.quiet.Store(true)
+	p.target = nil
+	p.timers.retransmit.Store(0)
+	g.abandon(p)
 	for _, kp := range [...]*keypair{p.current.Load(), p.previous} {
 		if kp != nil {
 			kp.sealer.stop(true)

@@ -76,6 +76,7 @@ func (g *Gateway) inherit(p *peer, d Device, h *held, addr netip.AddrPort) bool 
 	g.arrive(p, h, addr)
 	g.speak(p)
 	p.established = true
+	p.timers.erase.Store(max(p.timers.erase.Load(), int64(current.created+eraseAfter)))
 	g.route(p)
 	if current.imported.Load() {
 		p.handshake = g.cfg.Now().Add(current.created - now)
@@ -155,8 +156,8 @@ func (p *peer) join(kp *keypair) (retired *keypair) {
 	return kp
 }
 
-// arrive notes where a device is that was taken over. A confirmed address of ours that is newer than the export stays.
-// Under p.mu.
+// arrive notes where a device is that was taken over, and ends the calls of an earlier Initiate; a response that is
+// under way is still taken. A confirmed address of ours that is newer than the export stays. Under p.mu.
 func (g *Gateway) arrive(p *peer, h *held, addr netip.AddrPort) {
 	if p.endpoint.Load() != nil && !p.current.Load().imported.Load() {
 		return
@@ -167,7 +168,8 @@ func (g *Gateway) arrive(p *peer, h *held, addr netip.AddrPort) {
 	if ep, err := g.parseEndpoint(addr); err == nil {
 		g.locate(p, newEndpoint(ep))
 	}
-	p.candidate = nil
+	p.target, p.candidate = nil, nil
+	p.timers.retransmit.Store(0)
 }
 
 // renewSoon lets new keys be made early, at a pace that workers keep up with. Under p.mu.

@@ -216,3 +216,11 @@ func (c *Client) SetEndpoint(tb testing.TB, to netip.AddrPort) {
 		tb.Fatalf("configure client: %v", err)
 	}
 }
+
+// Handshake begins a handshake, unless the client has begun one within 5 s.
+func (c *Client) Handshake(tb testing.TB) {
+	tb.Helper()
+	if err := c.Device.LookupPeer(device.NoisePublicKey(c.cfg.PeerKey)).SendHandshakeInitiation(false); err != nil {
+		tb.Fatalf("begin handshake: %v", err)
+	}
+}
