@@ -180,7 +180,7 @@ func TestBadInput(t *testing.T) {
 				if got := raised(before, v.Stats()); !slices.Equal(got, []string{test.counter}) {
 					t.Errorf("raised %v, want %s", got, test.counter)
 				}
-				if len(v.out.sent) != 0 || len(v.cfg.TUN.(*vpntest.TUN).Packets()) != 0 {
+				if len(v.out.sent) != 0 || len(v.tun().(*vpntest.TUN).Packets()) != 0 {
 					t.Error("something came of it")
 				}
 				authentic := slices.Contains([]string{"Replayed", "BadPacket", "BadSource"}, test.counter)

@@ -23,6 +23,12 @@ type discardTUN struct{ tun.Device }
 
 func (discardTUN) Write(bufs [][]byte, _ int) (int, error) { return len(bufs), nil }
 
+func discardEdges(g *Gateway) {
+	var dev tun.Device = discardTUN{g.tun()}
+	g.cfg.Bind = discardBind{g.cfg.Bind}
+	g.dev.Store(&dev)
+}
+
 // BenchmarkReceive is the way of one packet from a UDP batch to a TUN batch. Sealing it at the device is part of it.
 func BenchmarkReceive(b *testing.B) {
 	for _, size := range []int{64, 1420} {
@@ -30,7 +36,7 @@ func BenchmarkReceive(b *testing.B) {
 			g := idle(b)
 			inner := netip.MustParseAddr("10.0.0.9")
 			_, far := live(b, g, inner)
-			g.cfg.Bind, g.cfg.TUN = discardBind{g.cfg.Bind}, discardTUN{g.cfg.TUN}
+			discardEdges(g)
 			const batch = conn.IdealBatchSize
 			r := &receiver{g: g, out: make([][]byte, 0, batch)}
 			packet := vpntest.Packet(inner, netip.MustParseAddr("10.0.0.1"), 17, make([]byte, size-20))
@@ -58,7 +64,7 @@ func BenchmarkTransmit(b *testing.B) {
 			g := idle(b)
 			inner := netip.MustParseAddr("10.0.0.9")
 			live(b, g, inner)
-			g.cfg.Bind, g.cfg.TUN = discardBind{g.cfg.Bind}, discardTUN{g.cfg.TUN}
+			discardEdges(g)
 			const batch = conn.IdealBatchSize
 			t := &transmitter{g: g, out: make([][]byte, 0, batch)}
 			packet := vpntest.Packet(netip.MustParseAddr("10.0.0.1"), inner, 17, make([]byte, size-20))

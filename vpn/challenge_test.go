@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"gatemesh/vpn/vpntest"
@@ -168,4 +169,30 @@ func TestRemotesAreBounded(t *testing.T) {
 	if n := len(r.young) + len(r.old); n > 2*maxRemotes {
 		t.Errorf("%d are kept", n)
 	}
+}
+
+// TestFloodInTheNameOfADevice comes from the address and port of a connected one, which has precedence.
+func TestFloodInTheNameOfADevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := idle(t)
+		live(t, g, netip.MustParseAddr("10.0.0.9"))
+		flood := vpntest.NewForger(g.identity.public, nil)
+		for range 20_000 {
+			g.enqueue(flood.Next([16]byte{}), &vpntest.Endpoint{AddrPort: deviceAddr}, false)
+		}
+		if n := g.intake.first.size; n != 1 || !g.intake.underLoad(g.now()) {
+			t.Errorf("%d wait before others, under load: %v", n, g.intake.underLoad(g.now()))
+		}
+		if n := g.intake.knocking.size; n != loadThreshold {
+			t.Errorf("%d wait without a cookie", n)
+		}
+		replaced := g.count.replaced.Load()
+		time.Sleep(time.Second)
+		for range 100 {
+			g.enqueue(flood.Next([16]byte{}), &vpntest.Endpoint{AddrPort: deviceAddr}, false)
+		}
+		if n := g.count.replaced.Load() - replaced; g.intake.first.size != 1 || n < firstRate {
+			t.Errorf("%d wait before others, %d were replaced", g.intake.first.size, n)
+		}
+	})
 }

@@ -45,7 +45,8 @@
 //	                └─► handed over by another gateway ──────────────► ┘ loses when full          ─► (one, kept) proof, TAI64N
 //	                                                                                              ─► SteerFunc ─► three: response
 //
-// Devices behind one address have a place each under load, by port. A device that others name is never locked out: what
+// Connected devices' addresses, which can be feigned, go first with a few initiations per second each. Devices behind
+// one address have a place each under load, by port. A device that others name is never locked out: what
 // a false proof takes is kept for the next one, which then costs what an unknown key costs. Cookies are the same at
 // all gateways of a cluster without a word between them.
 //
@@ -104,26 +105,9 @@
 //	Mute, Drop ◄───── claim, confirmation ─────────────────────┘  1 to 3 s later, paced: new keys
 //
 // While the current keys are imported, a new source address is only a candidate, as what comes may be a replay of what
-// the device sent to its former gateway. Receiver indices were drawn by that gateway: keypairs are chained per slot.
-//
-//	counters cut into ascending parts       part.go      TestParts, TestNoHistoryUsesACounterTwice, TestSessionMovesFourTimes, TestThirtyOneExports
-//	imports only above all that was held    held.go      TestExportsLostDoubledAndLate, TestNoHistoryUsesACounterTwice
-//	exports are bounded, strict, for one    export.go    TestImportRefusals, TestExportIsWhole, FuzzImport
-//	the newest owner's newest keys          held.go      TestNewKeysAreHeldWithoutTheOldOnes, TestExportOfFormerOwnerIsRefused
-//	current keys are first, or alone        peer.go      TestExportLeavesYoungerKeysOut, TestPreviousKeysOutliveTheCurrentOnes
-//	keys erased with their lifetime         held.go      TestHeldKeysEndInTime, TestCloseErasesHeldKeys, TestHeldSessionsAreBounded
-//	no handshake at a takeover              takeover.go  TestTakeoverWithoutHandshake, TestWrongVerdictAndReturn, TestTakeOverBeginsAnew
-//	the device fences its old owner         takeover.go  TestLivingOwnerIsFencedByTheDevice, TestFenceHoldsForOlderKeys, TestLastWordUnderOldKeys
-//	knocks, and the sender's fence          takeover.go  TestKnocksUnderBothKeys, TestFenceHoldsKnocksBack
-//	a replay diverts nothing                respond.go   TestReplayDivertsNothing
-//	paced new keys                          takeover.go  TestRenewalsArePaced
-//	floors before the replay filter         floor.go     TestFloors, FuzzRaiseFloors
-//	colliding indices                       index.go     TestCollidingIndices
-//	quiet: muted, or exported for good      quiet.go     TestMute, TestOwnInitiationEndsMute, TestPlannedHandOverLosesNothing, TestFailedHandOverIsTakenBack
-//	quiet ends handshakes under way         quiet.go     TestMuteEndsHandshakes, TestResponseComesTooLate, TestMuteEndsCalls
-//	a round trip's packets are not told     quiet.go     TestClaimOfFarAwayDevice, TestFarAwayDeviceIsHandedOver
-//	alone: no handshake unless heard        quiet.go     TestAloneBeginsNothing
-//	unknown indices, at a bounded rate      stranger.go  TestUnknownMessagesAreTold
+// the device sent to its former gateway. For the same reason a message confirms a takeover only from where the device
+// is known to be; else its new keys do. Where another gateway saw the device moves nothing. Receiver indices were drawn
+// by the former gateway: keypairs are chained per slot.
 //
 // # Locks
 //

@@ -451,7 +451,7 @@ func TestNoDatagramAllocates(t *testing.T) {
 	reply := vpntest.Packet(netip.MustParseAddr("10.0.0.1"), inner, 17, make([]byte, 1000))
 	buffers, sizes := makeBuffers(8), make([]int, 8)
 	from := &vpntest.Endpoint{AddrPort: netip.MustParseAddrPort("203.0.113.1:9")}
-	g.cfg.Bind, g.cfg.TUN = discardBind{g.cfg.Bind}, discardTUN{g.cfg.TUN}
+	discardEdges(g)
 	if n := testing.AllocsPerRun(1000, func() {
 		now := g.now()
 		for _, b := range buffers {

@@ -69,7 +69,7 @@ func (g *Gateway) movePackets(ctx context.Context, group *errgroup.Group) {
 	var queues []superQueue
 	var udp bool
 	level := slog.LevelDebug
-	if dev, ok := g.cfg.TUN.(superTUN); ok && !g.cfg.Portable {
+	if dev, ok := g.tun().(superTUN); ok && !g.cfg.Portable {
 		if queues, udp = dev.superQueues(shards()); !udp {
 			level = slog.LevelInfo // the kernel is old
 		}

@@ -127,7 +127,9 @@ func TestErrorsOfTheTUNAreSurvived(t *testing.T) {
 		for range 30 {
 			dev.errs <- errors.New("read len 70000 overflows bufs element len 65535")
 		}
-		g.cfg.Bind, g.cfg.TUN = out, dev
+		g.cfg.Bind = out
+		var failing tun.Device = dev
+		g.dev.Store(&failing)
 		live(t, g, inner)
 		begin := time.Now()
 		ctx, cancel := context.WithCancel(t.Context())

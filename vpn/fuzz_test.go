@@ -35,7 +35,7 @@ func FuzzDatagram(f *testing.F) {
 	p, far := live(f, g, inner)
 	at := p.endpoint.Load()
 	out := &recorder{Bind: g.cfg.Bind}
-	tun := g.cfg.TUN.(*vpntest.TUN)
+	tun := g.tun().(*vpntest.TUN)
 	g.cfg.Bind = out
 	waiting, err := g.newPeer(Device{Key: p.key})
 	if err != nil {
@@ -119,7 +119,7 @@ func FuzzInner(f *testing.F) {
 	inner := netip.MustParseAddr("10.0.0.9")
 	_, far := live(f, g, inner)
 	r := &receiver{g: g}
-	tun := g.cfg.TUN.(*vpntest.TUN)
+	tun := g.tun().(*vpntest.TUN)
 	f.Add(vpntest.EchoRequest(inner, netip.MustParseAddr("10.0.0.1"), 1, 1, nil))
 	f.Add(vpntest.EchoRequest(netip.MustParseAddr("10.0.0.8"), netip.MustParseAddr("10.0.0.1"), 1, 1, nil))
 	f.Add(vpntest.EchoRequest(netip.MustParseAddr("fd00::9"), netip.MustParseAddr("fd00::1"), 1, 1, nil))

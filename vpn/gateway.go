@@ -51,7 +51,8 @@ type Config struct {
 type Gateway struct {
 	cfg      Config
 	identity *identity
-	start    time.Time // zero of all durations below; an hour before New, so that 0 means never
+	start    time.Time                  // zero of all durations below; an hour before New, so that 0 means never
+	dev      atomic.Pointer[tun.Device] // written by New and Reopen
 	receive  []conn.ReceiveFunc
 	port     uint16
 	batch    int // of the bind
@@ -133,6 +134,8 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	var random [8]byte
 	rand.Read(random[:])
+	g.dev.Store(&cfg.TUN)
+	g.cfg.TUN = nil
 	g.incarnation = le.Uint64(random[:])
 	g.life.closed = make(chan struct{})
 	g.life.closeIO = g.ioCloser()
@@ -259,6 +262,9 @@ func (g *Gateway) Close() error {
 	g.vault.clear()
 	return err
 }
+
+// tun is the one in use: that of Config until Reopen.
+func (g *Gateway) tun() tun.Device { return *g.dev.Load() }
 
 // Port is the UDP port in use.
 func (g *Gateway) Port() uint16 { return g.port }

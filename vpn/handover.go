@@ -10,7 +10,8 @@ import (
 // ErrNoSession says that there are no keys of a device that could be used.
 var ErrNoSession = errors.New("no session with that device")
 
-// ErrNoParts says that the counters of a session's keys cannot be cut any further. A handshake was asked for.
+// ErrNoParts says that the counters of a session's keys cannot be cut any further. A handshake was asked for; none
+// is begun within RekeyTimeout of the last one or while Alone forbids it, so whoever waits for new keys asks again.
 var ErrNoParts = errors.New("session cannot be handed over before its next handshake")
 
 // ErrBusy says that a handshake with a device is under way: its keys would be known to nobody else.

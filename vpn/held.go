@@ -2,6 +2,7 @@ package vpn
 
 import (
 	"container/heap"
+	"slices"
 	"sync"
 	"time"
 )
@@ -25,7 +26,8 @@ type vault struct {
 	known     map[keyID]*known
 	heldDue   dueHeap[*held]
 	knownDue  dueHeap[*known]
-	unflushed []*keypair // whose floor moved since its heir was told
+	unflushed []*keypair    // whose floor moved since its heir was told
+	cleared   time.Duration // when unflushed was last freed of those that no heir can use any more
 	closed    bool
 }
 
@@ -215,6 +217,10 @@ func (v *vault) sweep(now time.Duration) (next time.Duration) {
 	for len(v.knownDue) > 0 && v.knownDue[0].at <= now {
 		k := heap.Pop(&v.knownDue).(*known)
 		delete(v.known, k.id)
+	}
+	if now-v.cleared >= rememberAfter-RejectAfterTime { // so the last of what is known is in time for the last of these
+		v.cleared = now
+		v.unflushed = slices.DeleteFunc(v.unflushed, func(kp *keypair) bool { return kp.expired(now) })
 	}
 	return v.next()
 }

@@ -112,6 +112,9 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 		return nil, false
 	}
 	if p.quiet.Load() || q.target == nil && p.target == nil && !p.mayBegin(now) { // Initiate was before Mute
+		if p.timers.retransmit.Load() == 0 {
+			g.discard(p)
+		}
 		return nil, false
 	}
 	g.apply(p, d)

@@ -29,7 +29,7 @@ func (d *datagram) sender() sender  { return sender{d.addr, messageType(d.messag
 
 // intake is where handshake messages wait for a worker. None can take another one's place: each way has a queue.
 //
-//	answers to our own messages; initiations from where a connected device is   ─► first     three turns of four
+//	answers to our own messages; few initiations from each address of a device  ─► first     three turns of four
 //	other initiations; under load only those that carry our cookie              ─► knocking  ┐ the rest, and what
 //	initiations that another gateway has handed to us                           ─► handed    ┘ first leaves
 //
@@ -38,9 +38,11 @@ func (d *datagram) sender() sender  { return sender{d.addr, messageType(d.messag
 // cost at a low rate a cookie helps nobody. The number is high, because the wait that it stands for, some 0.15 s per
 // worker, is far less than the 5 s that a cookie costs a device.
 //
-// Under load a sender's newer message takes the place of its older one: a device has no use for two answers, so
-// whoever sends many has no more than one place, also among those who share a NAT's address with him. Those who wait for
-// a cookie wait likewise.
+// Under load, and in first always, a sender's newer initiation takes the place of its older one: a device has no use
+// for two answers, so whoever sends many has no more than one place, also among those who share a NAT's address with
+// him. Those who wait for a cookie wait likewise. So whoever sends in the name of a device's address and port can take
+// its place, and the cookie reply then answers him; that costs the device the 5 s until its next initiation, as long as
+// he goes on. Telling the two apart would cost what a cookie is to save.
 type intake struct {
 	wake chan struct{} // capacity 1: there is something to take
 	ask  chan struct{} // capacity 1: there is somebody to ask for a cookie
@@ -83,7 +85,7 @@ func (g *Gateway) enqueue(m []byte, from conn.Endpoint, injected bool) {
 	switch {
 	case injected:
 		queue = &g.intake.handed
-	case kind != typeInitiation || g.whereabouts.has(d.addr):
+	case kind != typeInitiation || g.whereabouts.precedes(d.addr, now):
 		queue = &g.intake.first
 	case g.intake.underLoad(now) && !g.cookies.proves(m, d.addr, g.cfg.Now()):
 		if [macSize]byte(m[len(m)-macSize:]) != [macSize]byte{} {
@@ -126,7 +128,8 @@ func (q *intake) underLoad(now time.Duration) bool {
 func (q *intake) put(queue *fairQueue, d *datagram, now time.Duration) (replaced, dropped bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	replaced = now < q.loadedUntil && queue.replace(d)
+	one := now < q.loadedUntil || queue == &q.first && messageType(d.message()) == typeInitiation
+	replaced = one && queue.replace(d)
 	if queue == &q.asked || replaced && queue == &q.knocking {
 		q.keptOut++
 	}

@@ -190,11 +190,7 @@ func (r *receiver) accepted(now time.Duration) {
 	g.count.rxBytes.Add(r.bytes)
 	p.rxBytes.Add(r.bytes)
 	if at := p.endpoint.Load(); at == nil || at.addr != addrPort(r.from) || at.src != r.from.SrcIP() || at.bare.Load() != nil {
-		if from := newEndpoint(normalized(r.from)); kp.imported.Load() {
-			g.suspect(p, from)
-		} else {
-			g.roam(p, from)
-		}
+		g.moved(kp, newEndpoint(normalized(r.from)), r.injected)
 	}
 	p.heard.Store(int64(now))
 	g.listened(p, now)
@@ -230,8 +226,8 @@ func (r *receiver) write() (err error) {
 	if r.super != nil {
 		return r.super.write(r.out)
 	}
-	for packets := range slices.Chunk(r.out, max(r.g.cfg.TUN.BatchSize(), r.g.batch)) {
-		if _, e := r.g.cfg.TUN.Write(packets, headerSize); e != nil {
+	for packets := range slices.Chunk(r.out, max(r.g.tun().BatchSize(), r.g.batch)) {
+		if _, e := r.g.tun().Write(packets, headerSize); e != nil {
 			err = e
 		}
 	}

@@ -34,14 +34,15 @@ func (g *Gateway) Reopen(dev tun.Device) error {
 	if err != nil {
 		return errors.Join(&PortError{g.port, err}, dev.Close())
 	}
-	g.receive, g.cfg.TUN, g.life.spent = receive, dev, false
+	g.receive, g.life.spent = receive, false
+	g.dev.Store(&dev)
 	g.life.closeIO = g.ioCloser()
 	return nil
 }
 
 // ioCloser returns what closes the bind and the TUN as they are now, once.
 func (g *Gateway) ioCloser() func() error {
-	bind, dev := g.cfg.Bind, g.cfg.TUN
+	bind, dev := g.cfg.Bind, g.tun()
 	return sync.OnceValue(func() error { return errors.Join(bind.Close(), dev.Close()) })
 }
 
@@ -56,7 +57,7 @@ func (g *Gateway) watchTUN(ctx context.Context) error {
 			return nil
 		case <-down.C:
 			return fmt.Errorf("%w: interface is down", ErrTUN)
-		case e, ok := <-g.cfg.TUN.Events():
+		case e, ok := <-g.tun().Events():
 			switch {
 			case !ok: // reading says why
 				return nil

@@ -29,6 +29,7 @@ func (g *Gateway) handleInitiation(d *datagram) {
 	}
 	p, err := g.prove(in, device)
 	if err != nil {
+		g.recheck(in.device, generation)
 		g.refused(err)
 		return
 	}
@@ -38,6 +39,7 @@ func (g *Gateway) handleInitiation(d *datagram) {
 		p.mu.Lock()
 		g.remotes.put(p)
 		p.mu.Unlock()
+		g.recheck(in.device, generation)
 		return
 	}
 	if g.fenced() { // what cannot be answered is not accepted either, so that its timestamp is not used up
@@ -220,6 +222,24 @@ func (g *Gateway) establish(p *peer, from *endpoint) {
 	g.count.confirmed.Add(1)
 	g.outbox.put(&notice{Event: p.event(Confirmed, p.handshake)})
 	p.roamed = nil // what comes now is told after it
+}
+
+// moved is called when a message under kp has come from elsewhere than the confirmed address. Where another gateway saw
+// the device behind a NAT we may not reach it, so that moves nothing: the device is called back to where we do.
+func (g *Gateway) moved(kp *keypair, from *endpoint, injected bool) {
+	p := kp.peer
+	at := p.endpoint.Load()
+	injected = injected && at != nil
+	switch {
+	case injected && at.addr == from.addr:
+	case kp.imported.Load():
+		g.suspect(p, from)
+	case !injected:
+		g.roam(p, from)
+	}
+	if injected && at.addr != from.addr {
+		g.sendKeepalive(p)
+	}
 }
 
 // roam follows a device to a new address, from which a packet under confirmed keys has come.

@@ -148,7 +148,8 @@ func (g *Gateway) Refresh(keys ...Key) {
 		for _, p := range g.live() {
 			keys = append(keys, p.key)
 		}
-		keys = append(keys, g.vault.devices()...) // a device that is in both is refreshed twice
+		keys = append(keys, g.vault.devices()...) // a device that is in two is refreshed twice
+		keys = append(keys, g.remotes.devices()...)
 	}
 	g.refresh(keys...)
 }
@@ -173,6 +174,7 @@ func (g *Gateway) refresh(keys ...Key) {
 		d, ok := g.cfg.Lookup(k)
 		if !ok {
 			g.vault.drop(k)
+			g.remotes.drop(k)
 		}
 		p := g.peer(k)
 		if p == nil {

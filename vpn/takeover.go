@@ -101,20 +101,27 @@ func (g *Gateway) inheritPair(p *peer, from *exportedKeys, created, now time.Dur
 		if retired == kp { // newer ones are there
 			return false
 		}
-		g.indices.put(kp)
-	} else if !kp.sealer.advance(from.part, start) {
+		g.vault.enter(kp, from.id)
+		g.indices.put(kp) // last: what comes in finds it with its floor
+		return true
+	}
+	kp.opener.raise(from.floor)
+	if !kp.sealer.advance(from.part, start) {
 		return false
 	}
 	kp.imported.Store(true)
 	kp.confirmed.Store(false)
-	kp.opener.raise(from.floor)
 	g.vault.enter(kp, from.id)
 	return true
 }
 
+// importKeypair makes a keypair that nobody but its caller knows yet.
 func importKeypair(p *peer, from *exportedKeys, created time.Duration, start uint64) *keypair {
 	kp := newKeypair(p, &keys{send: from.send, receive: from.receive, local: from.local, remote: from.remote}, created, from.initiator)
 	kp.foreign = true
+	kp.imported.Store(true)
+	kp.confirmed.Store(false)
+	kp.opener.floor = from.floor
 	kp.sealer.part = from.part
 	kp.sealer.next.Store(start)
 	kp.sealer.limit.Store(from.part.end())
@@ -251,9 +258,15 @@ func (g *Gateway) farewell(p *peer, to *endpoint) {
 	p.txBytes.Add(keepaliveSize)
 }
 
-// followed notes that a message under kp, which is imported, has come, and tells it if it is the first one. Under p.mu.
+// followed notes that a message under kp, which is imported, has come, and tells it if it is the first one from where
+// the device is known to be: what comes from elsewhere may have been sent to its former gateway, which lives, and been
+// kept back on its way. There only new keys confirm. Who feigns the known address can still deceive the claimant, with
+// a message that the former gateway did not get, or got in the last second. Under p.mu.
 func (g *Gateway) followed(p *peer, kp *keypair, from *endpoint) {
 	current := p.current.Load()
+	if at := p.endpoint.Load(); at != nil && at.addr != from.addr {
+		return
+	}
 	if kp != current && kp != p.previous || kp.confirmed.Swap(true) || !current.imported.Load() {
 		return
 	}

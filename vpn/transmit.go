@@ -21,12 +21,12 @@ type transmitter struct {
 // transmit seals what comes from the TUN. Only the TUN's end, or errors that do not end, end it: what one packet makes
 // Read say stops no other.
 func (g *Gateway) transmit(ctx context.Context) error {
-	n := g.cfg.TUN.BatchSize()
+	n := g.tun().BatchSize()
 	buffers, sizes := makeBuffers(n), make([]int, n)
 	t := &transmitter{g: g, out: make([][]byte, 0, n)}
 	pause := backoff{log: g.cfg.Log}
 	for {
-		n, err := g.cfg.TUN.Read(buffers, sizes, headerSize)
+		n, err := g.tun().Read(buffers, sizes, headerSize)
 		t.batch(buffers[:n], sizes, g.now())
 		if err == nil || errors.Is(err, tun.ErrTooManySegments) {
 			pause.succeeded()
@@ -198,6 +198,8 @@ func (g *Gateway) stage(p *peer, packet []byte, now time.Duration) {
 	case quiet: // since the packet was read
 	case p.current.Load().usable(now): // keys came in between
 		staged = append(g.unstage(p), b)
+	case !p.mayBegin(now) && p.timers.retransmit.Load() == 0: // nothing brings keys, nothing would give up
+		g.count.overflow.Add(1)
 	case len(p.staged) < stagedPerPeer && g.staged.Load() < stagedTotal:
 		g.staged.Add(1)
 		p.staged = append(p.staged, b)

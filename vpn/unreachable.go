@@ -43,7 +43,7 @@ func (t *transmitter) tell() {
 		return
 	}
 	g.count.unreachable.Add(uint64(len(u.errors)))
-	if _, err := g.cfg.TUN.Write(u.errors, headerSize); err != nil {
+	if _, err := g.tun().Write(u.errors, headerSize); err != nil {
 		g.count.writeErrors.Add(1)
 		g.cfg.Log.Debug("write to TUN", "error", err)
 	}

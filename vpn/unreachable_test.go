@@ -131,7 +131,7 @@ func TestSenderIsToldOfAbsentDevice(t *testing.T) {
 		live(t, g, present)
 		out := &recorder{Bind: g.cfg.Bind}
 		g.cfg.Bind = out
-		dev := g.cfg.TUN.(*vpntest.TUN)
+		dev := g.tun().(*vpntest.TUN)
 		tr := &transmitter{g: g}
 		buffers, sizes := makeBuffers(4), make([]int, 4)
 		lost := vpntest.Packet(sender4, absent4, 17, make([]byte, 20))

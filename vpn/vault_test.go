@@ -49,10 +49,13 @@ func mustExport(tb testing.TB, a, b *Gateway, k Key) []byte {
 	return m
 }
 
-// receive opens one message and reports whether it was accepted.
+// receiveOne opens one message, as from the socket, and reports whether it was accepted.
 func (g *Gateway) receiveOne(m []byte, from netip.AddrPort) bool {
 	before := g.count.rxPackets.Load()
-	g.InjectTransport(m, from)
+	m = bytes.Clone(m)
+	r := &receiver{g: g}
+	r.transport(m, m, &vpntest.Endpoint{AddrPort: from}, g.now())
+	r.flush(g.now())
 	return g.count.rxPackets.Load() != before
 }
 
@@ -616,8 +619,11 @@ func TestReplayDivertsNothing(t *testing.T) {
 		if p.endpoint.Load().addr != deviceAddr || p.candidate == nil || p.candidate.addr != attacker {
 			t.Errorf("the device is said to be at %v", p.endpoint.Load().addr)
 		}
+		if confirmations(b) != 0 {
+			t.Error("the claim is confirmed")
+		}
 		b.Keepalive(p.key)
-		if !slices.Equal(*sent, []sentMessage{{deviceAddr, 8, 4}}) {
+		if !slices.Equal(*sent, []sentMessage{{deviceAddr, 7, 4}, {deviceAddr, 8, 4}}) {
 			t.Errorf("sent %v", *sent)
 		}
 		// The handshake that is asked for goes there and to the known address by turns.
