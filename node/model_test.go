@@ -357,7 +357,7 @@ func (g *modelGateway) turn(s stance, mv move) {
 	case stay:
 	case mute:
 		g.m.logf("%d is muted", g.i)
-		g.quiet, g.muteUntil = true, g.m.now+200*ms
+		g.quiet, g.muteUntil = true, g.m.now+600*ms
 	case drop:
 		row, _ := g.table.Greatest(modelDevice)
 		g.m.logf("%d drops, because %d has epoch %x, claimed %v", g.i, row.Owner[0]-1, row.Epoch, row.Claimed)
