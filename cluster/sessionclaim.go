@@ -98,3 +98,12 @@ func (t *Sessions) Renewed() map[Key][12]byte {
 	clear(t.renewed)
 	return out
 }
+
+// Unsaved takes back what Renewed returned and could not be kept.
+func (t *Sessions) Unsaved(clocks map[Key][12]byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k := range clocks {
+		t.renewed[k] = struct{}{}
+	}
+}

@@ -1,6 +1,10 @@
 package node
 
-import "gatemesh/cluster"
+import (
+	"time"
+
+	"gatemesh/cluster"
+)
 
 // stance is how this gateway stands to a device. It is a value machine without a clock: the events of the engine and
 // the rows of the session table go in, what is to be done comes out.
@@ -13,6 +17,9 @@ import "gatemesh/cluster"
 //	  │                                          ▼ confirmed         │ confirmed  │
 //	  └─ TakeOver ─► serving                   muted ───► (away) ◄───┘ elsewhere  │
 //	                                             └────────────────────────────────┘ still heard, or the claim is void
+//
+// A device that was handed over and is still heard is called by its heir again. It is recalled only if that does not reach
+// it, or is gone; in the latter case it is resumed by a gateway that drains, for the next heir.
 //
 // Stock clients do not answer the messages by which they are taken over, so a takeover is a claim first, which permits
 // sending. Whoever had the device before is silent from then on but goes on opening, until the claimant has heard the
@@ -33,11 +40,16 @@ const (
 type move uint8
 
 const (
-	stay   move = iota
-	mute        // vpn.Mute
-	drop        // vpn.Drop
-	recall      // claim the device anew and initiate: new keys end what was before
+	stay      move = iota
+	mute           // vpn.Mute
+	drop           // vpn.Drop
+	recall         // claim the device anew and initiate: new keys end what was before. While the process ends, as resume
+	resume         // claim the device anew, and send under the keys that are there: to the next heir they are above all others
+	callAgain      // ask its heir to call it once more
 )
+
+// recallAfter is how long the heir of a device that is still heard here is asked to call it: then it does not reach it.
+const recallAfter = time.Second
 
 // after returns the stance and the move that follow when g is what stands greatest in the table of a device; known is
 // false if nothing does.
@@ -56,10 +68,13 @@ func (s stance) after(self cluster.Node, g cluster.Session, known bool) (stance,
 	return s, stay
 }
 
-// heard returns what follows when a device that another gateway has claimed still talks to this one. What was handed
-// over stays so: what is heard was under way, and its heir has the newest keys.
-func (s stance) heard() (stance, move) {
-	if s == muted {
+// heard returns what follows when a device that another gateway has claimed, or that was handed to it so long ago, still
+// talks to this one. Behind a filtering NAT nobody but its old gateway reaches a device; one that departs is no help.
+func (s stance) heard(handedFor time.Duration, departs bool) (stance, move) {
+	switch {
+	case s == handed && (departs || handedFor < recallAfter):
+		return handed, callAgain
+	case s == handed, s == muted && !departs:
 		return serving, recall
 	}
 	return s, stay

@@ -2,6 +2,7 @@ package node
 
 import (
 	"testing"
+	"time"
 
 	"gatemesh/cluster"
 )
@@ -50,9 +51,23 @@ func TestStance(t *testing.T) {
 			t.Errorf("stance %d, imported %v: want %v", c.is, c.imported, c.want)
 		}
 	}
-	for s, want := range map[stance]move{away: stay, calling: stay, serving: stay, muted: recall, handed: stay} {
-		if _, m := s.heard(); m != want {
-			t.Errorf("heard in stance %d: move %d, want %d", s, m, want)
+	for _, c := range []struct {
+		is      stance
+		since   time.Duration
+		departs bool
+		want    move
+	}{
+		{away, 0, false, stay},
+		{calling, 0, false, stay},
+		{serving, 0, false, stay},
+		{muted, 0, false, recall},
+		{muted, 0, true, stay},
+		{handed, 0, false, callAgain},
+		{handed, recallAfter, false, recall},
+		{handed, time.Minute, true, callAgain},
+	} {
+		if _, m := c.is.heard(c.since, c.departs); m != c.want {
+			t.Errorf("heard in stance %d, %v after it was handed over, departing %v: move %d, want %d", c.is, c.since, c.departs, m, c.want)
 		}
 	}
 }

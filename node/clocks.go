@@ -9,6 +9,9 @@ import (
 // of all gateways at once.
 const clockInterval = time.Second
 
+// clockTimeout bounds one attempt to write clocks.
+const clockTimeout = 5 * time.Second
+
 // keepClocks writes down the greatest TAI64N received from each device, by
 // whichever gateway: after a restart of all, an old initiation is still known
 // as such.
@@ -35,5 +38,11 @@ func (n *Node) saveClocks(ctx context.Context, p *parts) error {
 	if len(clocks) == 0 {
 		return nil
 	}
-	return n.store.SaveClocks(ctx, clocks)
+	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
+	defer cancel()
+	err := n.store.SaveClocks(ctx, clocks)
+	if err != nil {
+		p.sessions.Unsaved(clocks)
+	}
+	return err
 }

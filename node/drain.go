@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -12,12 +13,17 @@ import (
 	"gatemesh/node/api"
 )
 
+// kindKnock asks the new gateway of a device to call it once more: the device's key.
+const kindKnock = "knock"
+
 const (
-	drainTimeout = 5 * time.Second        // at the end of the process
-	drainLinger  = 500 * time.Millisecond // after devices were taken, for the heirs' last calls and what is under way
-	drainLooks   = 2                      // for devices that are served here
-	drainTries   = 3
-	drainPause   = 200 * time.Millisecond
+	departTimeout = 5 * time.Second        // at the end of the process
+	departLinger  = 500 * time.Millisecond // then: what is under way from devices is passed on
+	drainPatience = 10 * time.Second       // Drain returns when nothing has changed for so long
+	drainPause    = 200 * time.Millisecond // between two rounds of giving away
+	drainLook     = 50 * time.Millisecond  // between two looks at what is left
+	finalCount    = 64                     // exports in one call: devices wait for the answer
+	keepFor       = 30 * time.Second       // a device that only we reach is not given away again before
 )
 
 // depart waits for the end that was asked for, and gives the devices away before it comes. It returns at once when the
@@ -32,9 +38,13 @@ func (n *Node) depart(ctx context.Context, asked <-chan struct{}) error {
 	if p == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
-	defer cancel()
-	n.drain(ctx, p)
+	p.departing.Store(true)
+	if had, _ := n.burden(p); n.drain(ctx, p, departTimeout) < len(had) {
+		select {
+		case <-ctx.Done():
+		case <-time.After(departLinger):
+		}
+	}
 	if err := n.saveClocks(ctx, p); err != nil {
 		n.log.Warn("clocks of devices are not kept", "err", err)
 	}
@@ -47,79 +57,145 @@ func (n *Node) Drain(ctx context.Context, d api.Drain) (api.Drained, error) {
 	if err != nil {
 		return api.Drained{}, err
 	}
+	had, _ := n.burden(p)
 	if d.Undo {
 		p.draining.Store(false)
 		n.log.Info("takes devices again")
-		return api.Drained{Left: p.vpn.Count()}, nil
+		return api.Drained{Left: len(had)}, nil
 	}
-	if len(p.peers.inheritors()) == 0 && len(n.served(p)) > 0 {
-		return api.Drained{}, api.Errorf(api.Unavailable, "start another gateway first", "there is no gateway that could take the devices")
+	if len(had) > 0 && len(p.linkedHeirs()) == 0 {
+		return api.Drained{}, api.Errorf(api.Unavailable, "start another gateway first, or look why it is not linked: gatemesh gateway list",
+			"there is no gateway that could take the devices")
 	}
-	moved := n.drain(ctx, p)
-	return api.Drained{Moved: moved, Left: len(n.served(p))}, nil
+	left := n.drain(ctx, p, drainPatience)
+	moved := 0
+	for _, k := range had {
+		if s, owned := p.sessions.Owner(k); owned && s.Owner != n.self && !p.handedOver(k) {
+			moved++
+		}
+	}
+	return api.Drained{Moved: moved, Left: left}, nil
 }
 
-// drain takes no new devices from now on and hands those it has to their heirs. It lingers then, and looks again: a
-// handshake that a device had begun with us makes keys that its heir does not have. It returns how many were taken.
-func (n *Node) drain(ctx context.Context, p *parts) (moved int) {
+// drain takes no new devices from now on, has giveAway hand over those that are here, and waits until their new gateways
+// have heard them. It gives up waiting when their number has not fallen for patience, when they are all such that no other
+// gateway reaches, or when there is no heir. It returns how many are left.
+func (n *Node) drain(ctx context.Context, p *parts, patience time.Duration) (left int) {
 	p.draining.Store(true)
-	for range drainLooks {
-		taken := n.giveAway(ctx, p)
-		if moved += taken; taken == 0 {
+	p.rouseLeaving()
+	tick := time.NewTicker(drainLook)
+	defer tick.Stop()
+	for fewest, since := -1, time.Now(); ; {
+		devices, kept := n.burden(p)
+		left = len(devices)
+		if fewest < 0 || left < fewest {
+			fewest, since = left, time.Now()
+		}
+		if left == kept || !p.draining.Load() || time.Since(since) >= patience || len(p.linkedHeirs()) == 0 {
 			break
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(drainLinger):
+			return left
+		case <-tick.C:
 		}
 	}
-	n.log.Info("drained", "moved", moved, "left", len(n.served(p)))
-	return moved
+	n.log.Info("drained", "left", left)
+	return left
 }
 
-// giveAway hands all devices to their heirs: each is stopped, exported, taken over there and then, and dropped when its
-// new gateway has heard it. Packets for it go there meanwhile. What no heir takes stays. It returns how many were
-// taken.
-func (n *Node) giveAway(ctx context.Context, p *parts) (moved int) {
-	for range drainTries {
-		heirs := p.linkedHeirs()
-		given := map[heir][]cluster.Key{}
-		all := 0
-		for _, k := range n.served(p) {
-			if h := heirOf(k, n.self, heirs); !h.Node.IsZero() {
-				given[h] = append(given[h], k)
-				all++
+// burden lists the devices that this gateway sends to, and those that it has handed over and whose new gateway has not
+// heard them. kept is how many of them only this gateway reaches.
+func (n *Node) burden(p *parts) (devices []cluster.Key, kept int) {
+	owned := p.sessions.OwnedBy(n.self)
+	p.rows.Lock()
+	defer p.rows.Unlock()
+	for _, s := range owned {
+		if p.stance(s.Device) == serving {
+			devices = append(devices, s.Device)
+			if p.isKept(s.Device) {
+				kept++
 			}
 		}
-		counts := make(chan int, len(given))
-		var g errgroup.Group
-		for h, keys := range given {
-			g.Go(func() error {
-				counts <- n.drainTo(ctx, p, h, keys)
-				return nil
-			})
-		}
-		_ = g.Wait() // no error is returned
-		close(counts)
-		taken := 0
-		for c := range counts {
-			taken += c
-		}
-		if moved += taken; taken == all || ctx.Err() != nil || len(p.linkedHeirs()) == 0 {
-			break
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(drainPause):
+	}
+	for k, s := range p.stances {
+		if s == handed {
+			devices = append(devices, k)
 		}
 	}
-	return moved
+	return devices, kept
 }
 
-// served lists the devices that this gateway sends to.
+// isKept says whether a device is not to be given away yet. p.rows is held.
+func (p *parts) isKept(k cluster.Key) bool {
+	until, ok := p.kept[k]
+	return ok && !p.departing.Load() && time.Now().Before(until)
+}
+
+// handedOver says whether a device was given to a gateway that has not heard it.
+func (p *parts) handedOver(k cluster.Key) bool {
+	p.rows.Lock()
+	defer p.rows.Unlock()
+	return p.stance(k) == handed
+}
+
+// leaving says whether devices are to be given away.
+func (p *parts) leaving() bool { return p.draining.Load() || p.ready.lost.Load() }
+
+// rouseLeaving wakes giveAway. It does not block.
+func (p *parts) rouseLeaving() {
+	select {
+	case p.leave <- struct{}{}:
+	default:
+	}
+}
+
+// giveAway hands devices to their heirs as long as this gateway drains, or its data path is broken: each is stopped,
+// exported, taken over there and then, and dropped when its new gateway has heard it. Packets for it go there meanwhile.
+// What no heir takes, what is taken back and what a handshake makes anew goes with the next round. Nobody else gives away.
+func (n *Node) giveAway(ctx context.Context, p *parts) error {
+	timer := time.NewTimer(drainPause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.leave:
+		case <-timer.C:
+		}
+		if p.leaving() {
+			n.giveRound(ctx, p)
+			timer.Reset(drainPause)
+		}
+	}
+}
+
+// giveRound gives each device that is served here to its heir, once.
+func (n *Node) giveRound(ctx context.Context, p *parts) {
+	heirs := p.linkedHeirs()
+	given := map[heir][]cluster.Key{}
+	for _, k := range n.served(p) {
+		if h := heirOf(k, n.self, heirs); !h.Node.IsZero() {
+			given[h] = append(given[h], k)
+		}
+	}
+	var g errgroup.Group
+	for h, keys := range given {
+		g.Go(func() error {
+			n.drainTo(ctx, p, h, keys)
+			return nil
+		})
+	}
+	_ = g.Wait() // no error is returned
+}
+
+// served lists the devices that this gateway sends to and that may be given away.
 func (n *Node) served(p *parts) (devices []cluster.Key) {
-	for _, s := range p.sessions.OwnedBy(n.self) {
-		if p.serves(s.Device) {
+	owned := p.sessions.OwnedBy(n.self)
+	p.rows.Lock()
+	defer p.rows.Unlock()
+	for _, s := range owned {
+		if p.stance(s.Device) == serving && !p.isKept(s.Device) {
 			devices = append(devices, s.Device)
 		}
 	}
@@ -132,44 +208,36 @@ func (p *parts) linkedHeirs() []heir {
 	for _, m := range p.mesh.Members() {
 		linked[cluster.Node(m.ID)] = m.Linked
 	}
-	var out []heir
-	for _, h := range p.peers.inheritors() {
-		if linked[h.Node] {
-			out = append(out, h)
-		}
-	}
-	return out
+	return slices.DeleteFunc(p.peers.inheritors(), func(h heir) bool { return !linked[h.Node] })
 }
 
-// drainTo hands devices to one heir, a few at a time, and returns how many it has taken.
-func (n *Node) drainTo(ctx context.Context, p *parts, h heir, keys []cluster.Key) (moved int) {
-	for len(keys) > 0 && ctx.Err() == nil {
-		batch := keys[:min(len(keys), finalCount)]
-		keys = keys[len(batch):]
+// drainTo hands devices to one heir, a few at a time, until a call fails.
+func (n *Node) drainTo(ctx context.Context, p *parts, h heir, keys []cluster.Key) {
+	for batch := range slices.Chunk(keys, finalCount) {
+		if ctx.Err() != nil || !p.leaving() {
+			return
+		}
 		stopped, exports := n.stop(p, h, batch)
 		if len(stopped) == 0 {
 			continue
 		}
 		taken, err := n.give(ctx, p, h.Node, bequest{Final: true, Exports: exports})
-		if err != nil {
-			n.log.Warn("devices were not taken by their heir", "heir", h.Node, "devices", len(stopped), "err", err)
-		}
 		for i, k := range stopped {
 			if err == nil && taken[i] {
-				p.forwards.open(k, h.Node, p.sendPacket)
-				moved++
+				p.forwards.open(k, h.Node, time.Now(), p.sendPacket)
 			} else {
 				n.resume(p, k)
 			}
 		}
-		if errors.Is(err, mesh.ErrNotLinked) {
-			return moved
+		if err != nil {
+			n.log.Warn("devices were not taken by their heir", "heir", h.Node, "devices", len(stopped), "err", err)
+			return
 		}
 	}
-	return moved
 }
 
-// stop ends sending to devices of ours and returns their exports for the heir, in the same order.
+// stop ends sending to devices of ours and returns their exports for the heir, in the same order. A device with which
+// a handshake is under way stays until that is over.
 func (n *Node) stop(p *parts, h heir, keys []cluster.Key) (stopped []cluster.Key, exports [][]byte) {
 	p.rows.Lock()
 	defer p.rows.Unlock()
@@ -184,6 +252,7 @@ func (n *Node) stop(p *parts, h heir, keys []cluster.Key) (stopped []cluster.Key
 			continue
 		}
 		p.stances[k] = handed
+		p.steering.lose(k)
 		stopped, exports = append(stopped, k), append(exports, b)
 	}
 	return stopped, exports
@@ -203,4 +272,36 @@ func (n *Node) resume(p *parts, k cluster.Key) {
 		p.vpn.Deliver(k, packet)
 	}
 	n.settle(p, k)
+}
+
+// onHeard is for a device that still talks to this gateway though another has it. p.rows is held.
+func (n *Node) onHeard(p *parts, k cluster.Key) {
+	now := time.Now()
+	to, since := p.forwards.heir(k)
+	is := p.stance(k)
+	if is == handed && to.IsZero() {
+		return // its heir has not answered yet
+	}
+	next, m := is.heard(now.Sub(since), p.departing.Load())
+	if m == callAgain {
+		_ = p.mesh.Send(mesh.ID(to), kindKnock, k[:]) // it is heard again
+	} else if is == handed && m == recall {
+		p.kept[k] = now.Add(keepFor)
+	}
+	n.turn(p, k, next, m)
+}
+
+// onKnock calls a device that its former gateway still hears.
+func (n *Node) onKnock(p *parts) mesh.Handler {
+	return func(_ context.Context, _ mesh.ID, payload []byte) ([]byte, error) {
+		var k cluster.Key
+		if len(payload) != len(k) {
+			return nil, errors.New("not a device")
+		}
+		copy(k[:], payload)
+		if p.serves(k) {
+			p.vpn.Keepalive(k)
+		}
+		return nil, nil
+	}
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ type exports struct {
 	due     map[cluster.Key]attempt
 	granted map[cluster.Key]grant
 	alone   map[cluster.Key]grant // whose heir is out of reach
+	calls   map[cluster.Node]bool // heirs that are being called
 }
 
 // attempt is an export that is to be made.
@@ -34,7 +36,7 @@ type grant struct {
 func newExports() *exports {
 	return &exports{
 		wake: make(chan struct{}, 1),
-		due:  map[cluster.Key]attempt{}, granted: map[cluster.Key]grant{}, alone: map[cluster.Key]grant{},
+		due:  map[cluster.Key]attempt{}, granted: map[cluster.Key]grant{}, alone: map[cluster.Key]grant{}, calls: map[cluster.Node]bool{},
 	}
 }
 
@@ -74,12 +76,42 @@ func (x *exports) regard(k cluster.Key, h heir) {
 	}
 }
 
-// take returns the devices whose time has come. Those for which answered is not called are not exported.
-func (x *exports) take(now time.Time) (keys []cluster.Key) {
+// begin notes that an heir is being called, until end.
+func (x *exports) begin(id cluster.Node) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.calls[id] = true
+}
+
+func (x *exports) end(id cluster.Node) {
+	x.mu.Lock()
+	delete(x.calls, id)
+	x.mu.Unlock()
+	x.rouse()
+}
+
+func (x *exports) busy(id cluster.Node) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.calls[id]
+}
+
+// take returns the devices whose time has come and that may go now. Those for which answered is not called are not
+// exported.
+func (x *exports) take(now time.Time, may func(cluster.Key) bool) (keys []cluster.Key) {
+	x.mu.Lock()
+	ready := make([]cluster.Key, 0, len(x.due))
 	for k, a := range x.due {
 		if !now.Before(a.at) {
+			ready = append(ready, k)
+		}
+	}
+	x.mu.Unlock()
+	ready = slices.DeleteFunc(ready, func(k cluster.Key) bool { return !may(k) })
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, k := range ready {
+		if a, waits := x.due[k]; waits && !now.Before(a.at) {
 			keys = append(keys, k)
 			a.at = now.Add(handoverTimeout << a.tries)
 			if a.tries++; a.tries < exportTries {

@@ -60,7 +60,7 @@ const sleepLeast = time.Second
 
 // slept returns how long the host slept, or was frozen by its hypervisor,
 // between two beats that are so far apart by its clocks. A wall clock that was
-// set ahead looks the same; keys that age by it are renewed sooner.
+// set ahead looks the same, so this is for where [suspended] is not known; keys that age by it are renewed sooner.
 func slept(monotonic, wall time.Duration) time.Duration {
 	if d := wall - monotonic; d > sleepLeast {
 		return d

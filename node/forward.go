@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"gatemesh/cluster"
 	"gatemesh/mesh"
@@ -30,6 +31,7 @@ type forwards struct {
 // forward is one device. Its packets wait until its heir has it, and overtake none that waited.
 type forward struct {
 	to      cluster.Node // zero: its heir has not answered yet
+	since   time.Time    // it has it
 	packets [][]byte
 }
 
@@ -45,17 +47,27 @@ func (f *forwards) begin(k cluster.Key) {
 }
 
 // open brings what waited for a device to its heir with send, and what comes from now on.
-func (f *forwards) open(k cluster.Key, to cluster.Node, send func(cluster.Node, cluster.Key, []byte)) {
+func (f *forwards) open(k cluster.Key, to cluster.Node, now time.Time, send func(cluster.Node, cluster.Key, []byte)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	d := f.devices[k]
 	if d == nil {
 		return
 	}
-	d.to = to
+	d.to, d.since = to, now
 	for _, packet := range f.release(d) {
 		send(to, k, packet)
 	}
+}
+
+// heir returns who has a device, and since when; zero: nobody yet, or it was not exported.
+func (f *forwards) heir(k cluster.Key) (to cluster.Node, since time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if d := f.devices[k]; d != nil {
+		return d.to, d.since
+	}
+	return to, since
 }
 
 // sentTo returns the devices whose packets go to a gateway.

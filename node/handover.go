@@ -24,7 +24,6 @@ const (
 	handoverTimeout = time.Second         // of one call
 	handoverSize    = mesh.MaxMessage / 2 // after which no export is added to a call
 	handoverCount   = 512                 // exports in one call
-	finalCount      = 64                  // the same, where devices wait for the answer
 	floorInterval   = time.Second         // between two rounds of floors
 	floorSize       = mesh.MaxMessage - 1<<10
 	exportTries     = 4 // for one heir and one set of keys; 1, 2 and 4 s apart
@@ -59,6 +58,8 @@ type heir struct {
 func (n *Node) handOver(ctx context.Context, p *parts) error {
 	tick := time.NewTicker(floorInterval)
 	defer tick.Stop()
+	var calls errgroup.Group // no error is returned
+	defer func() { _ = calls.Wait() }()
 	var known []heir
 	for {
 		select {
@@ -78,7 +79,7 @@ func (n *Node) handOver(ctx context.Context, p *parts) error {
 				p.exports.regard(s.Device, heirOf(s.Device, n.self, alive))
 			}
 		}
-		n.export(ctx, p, alive)
+		n.export(ctx, p, alive, &calls)
 	}
 }
 
@@ -98,25 +99,27 @@ func heirOf(device cluster.Key, owner cluster.Node, alive []heir) heir {
 	return heir{}
 }
 
-// export sends what is due to the heirs, to all at once, and waits for their answers.
-func (n *Node) export(ctx context.Context, p *parts, alive []heir) {
+// export begins to send what is due to the heirs, to all at once. What is due to one that has not answered yet waits for
+// that: a gateway that is stuck holds up nobody else's.
+func (n *Node) export(ctx context.Context, p *parts, alive []heir, calls *errgroup.Group) {
 	due := map[heir][]cluster.Key{}
-	for _, k := range p.exports.take(time.Now()) {
+	idle := func(k cluster.Key) bool { return !p.exports.busy(heirOf(k, n.self, alive).Node) }
+	for _, k := range p.exports.take(time.Now(), idle) {
 		if h := heirOf(k, n.self, alive); !h.Node.IsZero() && p.serves(k) {
 			due[h] = append(due[h], k)
 		}
 	}
-	var g errgroup.Group
 	for h, keys := range due {
-		g.Go(func() error {
+		p.exports.begin(h.Node)
+		calls.Go(func() error {
+			defer p.exports.end(h.Node)
 			n.exportTo(ctx, p, h, keys)
 			return nil
 		})
 	}
-	_ = g.Wait() // no error is returned
 }
 
-// exportTo sends sessions to their heir, call by call.
+// exportTo sends sessions to their heir, call by call, until one fails. What is left is tried again when its time comes.
 func (n *Node) exportTo(ctx context.Context, p *parts, h heir, keys []cluster.Key) {
 	for len(keys) > 0 && ctx.Err() == nil {
 		var batch []cluster.Key
@@ -135,10 +138,11 @@ func (n *Node) exportTo(ctx context.Context, p *parts, h heir, keys []cluster.Ke
 		taken, err := n.give(ctx, p, h.Node, bequest{Exports: exports})
 		if err != nil {
 			n.log.Debug("sessions were not handed to their heir", "heir", h.Node, "devices", len(batch), "err", err)
+			return
 		}
 		now := time.Now()
 		for i, k := range batch {
-			p.exports.answered(k, h, err == nil && taken[i], now)
+			p.exports.answered(k, h, taken[i], now)
 		}
 	}
 }
@@ -186,7 +190,7 @@ func (n *Node) onFloors(p *parts) mesh.Handler {
 
 // onHandover keeps what another gateway exports, and takes over at once what it has stopped.
 func (n *Node) onHandover(p *parts) mesh.Handler {
-	return func(_ context.Context, _ mesh.ID, payload []byte) ([]byte, error) {
+	return func(_ context.Context, from mesh.ID, payload []byte) ([]byte, error) {
 		defer clear(payload)
 		h, err := decodeBequest(payload)
 		if err != nil {
@@ -204,6 +208,10 @@ func (n *Node) onHandover(p *parts) mesh.Handler {
 				n.log.Debug("export refused", "err", err)
 				continue
 			}
+			if h.Final && !p.mayGive(cluster.Node(from), k) {
+				n.log.Debug("device is another gateway's", "device", k, "from", cluster.Node(from))
+				continue
+			}
 			taken[i] = true
 			devices = append(devices, k)
 		}
@@ -212,6 +220,12 @@ func (n *Node) onHandover(p *parts) mesh.Handler {
 		}
 		return cbor.Marshal(taken)
 	}
+}
+
+// mayGive says whether a gateway may hand a device over for good: nobody else that lives owns it.
+func (p *parts) mayGive(from cluster.Node, k cluster.Key) bool {
+	s, owned := p.sessions.Owner(k)
+	return !owned || s.Owner == from || s.Owner != p.peers.self && !p.peers.isAlive(s.Owner)
 }
 
 // receive takes over devices whose gateway has stopped sending to them.

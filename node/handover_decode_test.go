@@ -50,7 +50,7 @@ func TestExports(t *testing.T) {
 	now := time.Unix(1000, 0)
 	due := func(want bool) {
 		t.Helper()
-		if got := x.take(now); slices.Contains(got, k) != want {
+		if got := x.take(now, func(cluster.Key) bool { return true }); slices.Contains(got, k) != want {
 			t.Errorf("due %v, want %v", got, want)
 		}
 	}
@@ -120,7 +120,7 @@ func TestForwards(t *testing.T) {
 	f.put(k, p, send)
 	p[0] = 8 // its caller's again
 	f.put(k, []byte{2}, send)
-	f.open(k, cluster.Node{2}, send)
+	f.open(k, cluster.Node{2}, time.Time{}, send)
 	f.put(k, []byte{3}, send)
 	if !slices.Equal(sent, []byte{1, 2, 3}) || len(f.end(k)) != 0 {
 		t.Errorf("sent %v", sent)

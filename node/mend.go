@@ -3,14 +3,9 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
-
-	"gatemesh/cluster"
-	"gatemesh/mesh"
 	"gatemesh/vpn"
 )
 
@@ -18,14 +13,13 @@ const (
 	mendFirst     = 100 * time.Millisecond // between attempts to open the data path again; doubled up to
 	mendMost      = 5 * time.Second        // this
 	mendLasts     = time.Minute            // a data path that lived so long begins anew with mendFirst
-	evacuateAfter = 500 * time.Millisecond // devices wait so long before they are called by others
-	kindCall      = "call"                 // asks for devices of the sender's to be called by the receiver
-	callCount     = 1024                   // devices in one such message
+	evacuateAfter = 500 * time.Millisecond // devices wait so long before they are given to others
 )
 
 // readiness says whether a gateway takes devices: it has joined, and its data path works.
 type readiness struct {
 	joined, broken atomic.Bool
+	lost           atomic.Bool // broken for longer than evacuateAfter: devices are given away
 }
 
 // Load reports whether devices are taken.
@@ -55,6 +49,7 @@ func (n *Node) serveDevices(ctx context.Context, p *parts) error {
 		if wait = n.mend(ctx, p, wait); ctx.Err() != nil {
 			return nil
 		}
+		p.ready.lost.Store(false)
 		p.ready.broken.Store(false)
 		n.log.Info("the data path is open again", "after", time.Since(broke).Round(time.Millisecond))
 	}
@@ -73,6 +68,7 @@ func (n *Node) mend(ctx context.Context, p *parts, wait time.Duration) time.Dura
 	defer evacuate.Stop()
 	var last string
 	for {
+		p.vpn.Sweep()
 		err := n.reopen(p)
 		if err == nil {
 			return min(2*wait, mendMost)
@@ -88,7 +84,8 @@ func (n *Node) mend(ctx context.Context, p *parts, wait time.Duration) time.Dura
 				retry.Stop()
 				return wait
 			case <-evacuate.C:
-				n.evacuate(p)
+				p.ready.lost.Store(true)
+				p.rouseLeaving()
 			case <-retry.C:
 				waiting = false
 			}
@@ -104,51 +101,4 @@ func (n *Node) reopen(p *parts) error {
 		return err
 	}
 	return p.vpn.Reopen(dev)
-}
-
-// evacuate has our devices called by their heirs, since we cannot serve them. They are dropped here when their new
-// gateways have confirmed them.
-func (n *Node) evacuate(p *parts) {
-	alive := p.peers.heirs(n.self, 0)
-	sent := map[cluster.Node][]cluster.Key{}
-	for _, s := range p.sessions.OwnedBy(n.self) {
-		if heirs := cluster.Heirs(s.Device, n.self, alive); len(heirs) > 0 {
-			sent[heirs[0]] = append(sent[heirs[0]], s.Device)
-		}
-	}
-	for heir, devices := range sent {
-		n.log.Info("devices go to another gateway", "to", heir, "devices", len(devices))
-		for len(devices) > 0 {
-			page := devices[:min(len(devices), callCount)]
-			devices = devices[len(page):]
-			if err := p.askToCall(heir, page); err != nil {
-				n.log.Warn("devices are not called by another gateway", "heir", heir, "err", err)
-			}
-		}
-	}
-}
-
-// askToCall asks another gateway to call devices of ours. It does not block.
-func (p *parts) askToCall(heir cluster.Node, devices []cluster.Key) error {
-	b, err := cbor.Marshal(devices)
-	if err != nil {
-		return fmt.Errorf("encode devices: %w", err)
-	}
-	return p.mesh.Send(mesh.ID(heir), kindCall, b)
-}
-
-// onCall calls devices whose owner cannot serve them.
-func (n *Node) onCall(p *parts) mesh.Handler {
-	return func(_ context.Context, from mesh.ID, payload []byte) ([]byte, error) {
-		var devices []cluster.Key
-		if err := cbor.Unmarshal(payload, &devices); err != nil || len(devices) > callCount {
-			return nil, errors.New("not a list of devices")
-		}
-		for _, k := range devices {
-			if s, owned := p.sessions.Owner(k); owned && s.Owner == cluster.Node(from) && p.ready.Load() {
-				p.vpn.Initiate(k, s.Endpoint)
-			}
-		}
-		return nil, nil
-	}
 }

@@ -117,6 +117,7 @@ type modelGateway struct {
 	ends       map[uint64]uint64
 	heir       [2]int // gateway + 1 and run that has the last export
 	handedTo   int    // gateway + 1 that took a final one
+	handedAt   time.Duration
 }
 
 type modelClient struct {
@@ -268,8 +269,13 @@ func (g *modelGateway) fall(o int) {
 	}
 	g.alive[o], g.fallen[o] = false, true
 	g.m.logf("%d takes %d for dead", g.i, o)
-	if row, ok := g.table.Greatest(modelDevice); ok && row.Owner == g.node && g.stance == handed && g.handedTo == o+1 {
-		g.turn(serving, recall)
+	if g.stance == handed && g.handedTo == o+1 {
+		if heirs := cluster.Heirs(modelDevice, g.node, g.weighted()); len(heirs) > 0 {
+			g.turn(serving, resume)
+			g.drain()
+		} else {
+			g.turn(serving, recall)
+		}
 	}
 	g.orphan(o)
 	g.look()
@@ -351,12 +357,12 @@ func (g *modelGateway) turn(s stance, mv move) {
 	case stay:
 	case mute:
 		g.m.logf("%d is muted", g.i)
-		g.quiet, g.muteUntil = true, g.m.now+200*ms
+		g.quiet, g.muteUntil = true, g.m.now+600*ms
 	case drop:
 		row, _ := g.table.Greatest(modelDevice)
 		g.m.logf("%d drops, because %d has epoch %x, claimed %v", g.i, row.Owner[0]-1, row.Epoch, row.Claimed)
 		g.forget(true)
-	case recall:
+	case recall, resume:
 		own, ok := g.table.Own(modelDevice)
 		if !ok {
 			return
@@ -364,6 +370,10 @@ func (g *modelGateway) turn(s stance, mv move) {
 		g.m.logf("%d recalls", g.i)
 		g.table.Claim([]cluster.Session{own}, g.stamp())
 		g.wrote()
+		if mv == resume {
+			g.quiet, g.muteUntil = false, 0
+			return
+		}
 		g.initiate()
 	}
 }
@@ -462,12 +472,12 @@ func (g *modelGateway) drain() {
 		return
 	}
 	g.m.logf("%d drains to %d", g.i, h.i)
-	g.quiet, g.stance, g.handedTo = true, handed, 0
+	g.quiet, g.stance, g.handedTo, g.muteUntil = true, handed, 0, g.m.now+200*ms
 	acked := false
 	g.m.net(func() {
 		if g.linkedTo(h.i) && h.keep(e) {
 			h.succeed()
-			g.m.net(func() { acked, g.handedTo = true, h.i+1 })
+			g.m.net(func() { acked, g.handedTo, g.handedAt = true, h.i+1, g.m.now })
 		}
 	})
 	boot := g.boot
@@ -739,11 +749,31 @@ func (g *modelGateway) receives(id, counter, ping uint64, hops int) {
 	}
 	if g.muteUntil != 0 && g.m.now >= g.muteUntil {
 		g.muteUntil = 1<<63 - 1
-		g.turn(g.stands().heard())
+		g.hearsAgain()
 	}
 	if ping != 0 && g.current != 0 {
 		g.send(g.current, ping)
 	}
+}
+
+// hearsAgain: the device still talks to this gateway though another has it.
+func (g *modelGateway) hearsAgain() {
+	is := g.stands()
+	if is == handed {
+		g.muteUntil = g.m.now + 100*ms
+		if g.handedTo == 0 {
+			return
+		}
+	}
+	next, m := is.heard(g.m.now-g.handedAt, false)
+	if o := g.handedTo - 1; m == callAgain {
+		g.m.net(func() {
+			if h := g.m.gws[o]; g.linkedTo(o) && h.stands() == serving {
+				h.keepalive()
+			}
+		})
+	}
+	g.turn(next, m)
 }
 
 // stray is a packet under a key that is not here.

@@ -53,11 +53,15 @@ type parts struct {
 	changes  chan struct{} // wakes reconcile
 	dirty    dirty
 	ready    readiness
-	draining atomic.Bool // takes no new devices and gives away those it has
+	draining atomic.Bool   // takes no new devices and gives away those it has
+	leave    chan struct{} // wakes giveAway; capacity 1
 
-	rows    sync.Mutex                     // makes reading and writing our rows of the session table one step, and guards the fields below
-	stances map[cluster.Key]stance         // but serving and away, which the rows tell
-	taken   map[netip.AddrPort]cluster.Key // devices that were taken over, until they have keys of our making
+	departing atomic.Bool // the process ends: no device is recalled
+
+	rows    sync.Mutex                // makes reading and writing our rows of the session table one step, and guards the fields below
+	stances map[cluster.Key]stance    // but serving and away, which the rows tell
+	taken   *taken                    // devices that were taken over, until they have keys of our making
+	kept    map[cluster.Key]time.Time // devices that no heir reached: not given away before
 }
 
 type closer struct {
@@ -201,7 +205,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		forwards: newForwards(),
 		strays:   newStrays(),
 		stances:  map[cluster.Key]stance{},
-		taken:    map[netip.AddrPort]cluster.Key{},
+		taken:    newTaken(),
+		kept:     map[cluster.Key]time.Time{},
+		leave:    make(chan struct{}, 1),
 		changes:  make(chan struct{}, 1),
 	}
 	if p.pub, err = publicKey(came.wireguard); err != nil {
@@ -248,9 +254,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	n.onClose("vpn", p.vpn.Close)
 
 	p.mesh.Handle(kindInitiation, n.onInitiation(p))
-	p.mesh.Handle(kindCall, n.onCall(p))
 	p.mesh.Handle(kindSessions, n.onSessionsCall(p))
 	p.mesh.Handle(kindHandover, n.onHandover(p))
+	p.mesh.Handle(kindKnock, n.onKnock(p))
 	p.mesh.Handle(kindFloors, n.onFloors(p))
 	p.mesh.Handle(kindPacket, n.onPacket(p))
 	p.mesh.Handle(kindDatagram, n.onDatagram(p))
@@ -276,6 +282,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.reconcile(ctx, p) })
 	g.Go(func() error { return n.takeOver(ctx, p) })
 	g.Go(func() error { return n.handOver(ctx, p) })
+	g.Go(func() error { return n.giveAway(ctx, p) })
 	g.Go(func() error { return n.guide(ctx, p) })
 	g.Go(func() error { return n.keepClocks(ctx, p) })
 	g.Go(func() error { return n.announce(ctx, p) })

@@ -21,12 +21,17 @@ type peers struct {
 	back   map[cluster.Node]bool // had fallen, are alive again and not synced yet
 	synced map[cluster.Node]bool
 	fence  fence[cluster.Node]
-	wake   chan struct{} // closed and replaced at each change of synced
+
+	suspended time.Duration // of the host, since its boot, as known at the last beat
+
+	wake chan struct{} // closed and replaced at each change of synced
 }
 
 func newPeers(self cluster.Node) *peers {
+	total, _ := suspended()
 	return &peers{
-		self: self, loads: map[cluster.Node]*peerLoad{}, alive: map[cluster.Node]bool{}, fallen: map[cluster.Node]bool{}, back: map[cluster.Node]bool{},
+		suspended: total,
+		self:      self, loads: map[cluster.Node]*peerLoad{}, alive: map[cluster.Node]bool{}, fallen: map[cluster.Node]bool{}, back: map[cluster.Node]bool{},
 		synced: map[cluster.Node]bool{}, wake: make(chan struct{}),
 	}
 }
@@ -74,6 +79,12 @@ func (p *peers) beat(now time.Time) (until time.Time, asleep time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	asleep = slept(monotonicAndWall(p.fence.last, now))
+	if total, known := suspended(); known {
+		asleep = 0
+		if d := total - p.suspended; d >= fenceLease {
+			asleep, p.suspended = d, total
+		}
+	}
 	alive := make([]cluster.Node, 0, len(p.alive))
 	for id := range p.alive {
 		alive = append(alive, id)

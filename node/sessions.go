@@ -56,7 +56,8 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 	return func(device vpn.Key, from netip.AddrPort, initiation []byte) bool {
 		now := n.cfg.Now()
 		owner, owned := p.sessions.Owner(device)
-		v := p.steering.decide(knock{device: device, now: now, owner: owner, owned: owned, alive: p.peers.serves},
+		heir, _ := p.forwards.heir(device)
+		v := p.steering.decide(knock{device: device, now: now, owner: owner, owned: owned, heir: heir, alive: p.peers.serves},
 			func(answering int, r *rand.Rand) (cluster.Node, bool) {
 				own := cluster.Load{
 					Node: n.self, Sessions: p.vpn.Count() + answering, Capacity: n.cfg.Capacity, Draining: !p.ready.Load() || p.draining.Load(),
@@ -68,7 +69,7 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 		}
 		if err := p.pass(mesh.ID(v.target), passed{From: from, Initiation: initiation, Device: device}); err != nil {
 			n.log.Debug("initiation not passed on, answered here", "to", v.target, "err", err)
-			p.steering.here(device, now)
+			p.steering.here(device, owner.Epoch, now)
 			return true
 		}
 		p.peers.sent(v.target, now)
@@ -93,7 +94,8 @@ func (n *Node) onInitiation(p *parts) mesh.Handler {
 			return nil, errors.New("not an initiation")
 		}
 		if in.Back {
-			p.steering.here(in.Device, n.cfg.Now())
+			owner, _ := p.sessions.Owner(in.Device)
+			p.steering.here(in.Device, owner.Epoch, n.cfg.Now())
 		} else if !n.answers(p, in.Device) {
 			in.Back = true
 			return nil, p.pass(from, in)
@@ -111,6 +113,9 @@ func (n *Node) answers(p *parts, device cluster.Key) bool {
 		return false
 	}
 	owner, owned := p.sessions.Owner(device)
+	if heir, _ := p.forwards.heir(device); !heir.IsZero() {
+		return false
+	}
 	return owned && owner.Owner == n.self || p.vpn.Count() < n.cfg.Capacity && !p.draining.Load()
 }
 
@@ -122,11 +127,10 @@ func (n *Node) onSession(p *parts) func(vpn.Event) {
 		owner, owned := p.sessions.Owner(e.Device)
 		mine, _ := p.sessions.Own(e.Device)
 		s, worth := record(n.self, mine, owner, owned, e)
-		p.follow(mine, e)
+		p.taken.follow(e)
 		switch {
 		case e.Kind == vpn.Heard:
-			next, m := p.stance(e.Device).heard()
-			n.turn(p, e.Device, next, m)
+			n.onHeard(p, e.Device)
 		case !worth || e.Kind == vpn.Confirmed && !p.stance(e.Device).confirmed(e.Imported):
 		case e.Kind == vpn.Confirmed:
 			n.onConfirmed(p, s, e, owned && owner.Owner != n.self)
@@ -149,6 +153,9 @@ func (n *Node) onConfirmed(p *parts, s cluster.Session, e vpn.Event, took bool) 
 	p.sessions.Confirm(s, n.store.Stamp())
 	delete(p.stances, e.Device) // its row says that it is served
 	p.forwards.end(e.Device)
+	if p.leaving() {
+		p.rouseLeaving()
+	}
 	if !e.Imported && p.exports.confirmed(e.Device) {
 		p.vpn.Alone(e.Device, false)
 	}
@@ -161,6 +168,7 @@ func (n *Node) onConfirmed(p *parts, s cluster.Session, e vpn.Event, took bool) 
 // now, so somebody must call. p.rows is held.
 func (n *Node) onGone(p *parts, e vpn.Event, mine bool) {
 	delete(p.stances, e.Device)
+	delete(p.kept, e.Device)
 	p.forwards.end(e.Device)
 	p.exports.forget(e.Device)
 	if !mine || !e.Dropped || !e.Endpoint.IsValid() {
@@ -262,19 +270,24 @@ func (n *Node) turn(p *parts, device cluster.Key, s stance, m move) {
 		p.stances[device] = s
 	}
 	switch m {
-	case stay:
+	case stay, callAgain: // the latter is its caller's
 	case mute:
 		p.vpn.Mute(device)
 	case drop:
 		p.forwards.end(device)
 		p.vpn.Drop(device)
-	case recall:
+	case recall, resume:
 		own, ok := p.sessions.Own(device)
 		if !ok {
 			return
 		}
 		p.forwards.end(device)
 		p.sessions.Claim([]cluster.Session{own}, n.store.Stamp())
+		if m == resume || p.departing.Load() {
+			p.vpn.Unmute(device)
+			p.rouseLeaving()
+			return
+		}
 		p.vpn.Initiate(device, own.Endpoint)
 	}
 }
@@ -324,9 +337,13 @@ func (n *Node) fallen(p *parts, id cluster.Node) {
 	}
 	p.rows.Lock()
 	defer p.rows.Unlock()
-	for _, k := range p.forwards.sentTo(id) { // if it has not told its claim, nobody knows whose they are
-		if g, ok := p.sessions.Greatest(k); ok && g.Owner == n.self && p.stance(k) == handed {
-			n.turn(p, k, serving, recall)
+	back := recall
+	if p.leaving() && len(p.linkedHeirs()) > 0 { // it goes to the next one
+		back = resume
+	}
+	for _, k := range p.forwards.sentTo(id) {
+		if p.stance(k) == handed {
+			n.turn(p, k, serving, back)
 		}
 	}
 }
@@ -339,6 +356,7 @@ func (n *Node) abandon(p *parts, id cluster.Node) {
 		if owner, ok := p.sessions.Owner(device); s == calling && ok && owner.Owner == id {
 			delete(p.stances, device)
 			p.vpn.Abandon(device)
+			n.settle(p, device) // it may have been muted before
 		}
 	}
 }

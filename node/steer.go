@@ -41,6 +41,7 @@ type knock struct {
 	now    time.Time
 	owner  cluster.Session // who owns the device; valid if owned
 	owned  bool
+	heir   cluster.Node            // who has it from us; zero: nobody
 	alive  func(cluster.Node) bool // may a device be sent there?
 }
 
@@ -75,16 +76,20 @@ func newSteering(self cluster.Node, seed uint64) *steering {
 
 // decide says who answers. place is asked only when nothing older decides:
 //
+//	handed over, heir alive ──────────────────► its heir
 //	our device ───────────────────────────────► here
 //	sent away, knocks again, target silent ───► here
 //	sent away, target alive ──────────────────► the same target
-//	decided to answer here ───────────────────► here
+//	decided to answer here, no owner since ───► here
 //	owner alive ──────────────────────────────► its owner
 //	otherwise ────────────────────────────────► placement
 func (s *steering) decide(k knock, place func(answering int, r *rand.Rand) (cluster.Node, bool)) verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget(k.now)
+	if !k.heir.IsZero() && k.alive(k.heir) {
+		return verdict{target: k.heir, sent: true}
+	}
 	if k.owned && k.owner.Owner == s.self {
 		return verdict{target: s.self}
 	}
@@ -103,8 +108,9 @@ func (s *steering) decide(k knock, place func(answering int, r *rand.Rand) (clus
 		if !again {
 			epoch = d.epoch
 		}
-	case decided && d.target == s.self:
-	case k.owned && k.alive(k.owner.Owner):
+	case decided && d.target == s.self && !(k.foreign(s.self) && k.owner.Epoch > d.epoch):
+		epoch = d.epoch
+	case k.foreign(s.self):
 		target = k.owner.Owner
 	default:
 		if t, here := place(len(s.answering), s.rnd); !here {
@@ -123,11 +129,23 @@ func (s *steering) settle(device cluster.Key, target cluster.Node, epoch uint64,
 	}
 }
 
-// here notes that a device that should have been sent away could not be.
-func (s *steering) here(device cluster.Key, now time.Time) {
+// foreign says whether a device is owned by another gateway, to which it may be sent.
+func (k *knock) foreign(self cluster.Node) bool {
+	return k.owned && k.owner.Owner != self && k.alive(k.owner.Owner)
+}
+
+// here notes that a device that should have been sent away could not be. epoch is that of its session.
+func (s *steering) here(device cluster.Key, epoch uint64, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.settle(device, s.self, 0, now)
+	s.settle(device, s.self, epoch, now)
+}
+
+// lose forgets where a device was to go, which is another's business from now on.
+func (s *steering) lose(device cluster.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.decisions, device)
 }
 
 // guest notes that a device is answered here because another gateway sent it.

@@ -87,6 +87,33 @@ func TestSteering(t *testing.T) {
 			t.Fatal("sent to a dead owner")
 		}
 	})
+	t.Run("an owner since beats the decision to answer here", func(t *testing.T) {
+		s := newSteering(self, 1)
+		s.decide(knock{device: device, now: t0, alive: everyone}, to(self))
+		k := knock{device: device, now: t0.Add(30 * time.Second), alive: everyone, owned: true, owner: owner(b, 9)}
+		if v := s.decide(k, never); v.target != b || !v.sent {
+			t.Fatalf("%+v, want b, which took it over", v)
+		}
+	})
+	t.Run("handed over", func(t *testing.T) {
+		s := newSteering(self, 1)
+		k := knock{device: device, now: t0, alive: everyone, owned: true, owner: owner(self, 1), heir: b}
+		if v := s.decide(k, never); v.target != b || !v.sent {
+			t.Fatalf("%+v, want its heir, whose claim has not come yet", v)
+		}
+		k.alive = nobody
+		if v := s.decide(k, never); v.sent {
+			t.Fatal("sent to a dead heir")
+		}
+	})
+	t.Run("drained", func(t *testing.T) {
+		s := newSteering(self, 1)
+		s.decide(knock{device: device, now: t0, alive: everyone}, to(self))
+		s.lose(device)
+		if v := s.decide(knock{device: device, now: t0.Add(time.Minute), alive: everyone}, to(c)); v.target != c {
+			t.Fatalf("%+v, want placement to decide", v)
+		}
+	})
 	t.Run("ours stays", func(t *testing.T) {
 		s := newSteering(self, 1)
 		k := knock{device: device, now: t0, alive: everyone, owned: true, owner: owner(self, 1)}
@@ -120,7 +147,7 @@ func TestCounts(t *testing.T) {
 	s := newSteering(self, 1)
 	s.guest(cluster.Key{1}, b, t0)
 	s.guest(cluster.Key{2}, b, t0)
-	s.here(cluster.Key{3}, t0)
+	s.here(cluster.Key{3}, 0, t0)
 	for range 2 {
 		s.confirmed(cluster.Key{1})
 		s.confirmed(cluster.Key{3})

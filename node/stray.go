@@ -115,7 +115,7 @@ func (n *Node) guideOne(p *parts, s stray, now time.Time) {
 		if err == nil {
 			_ = p.mesh.Send(mesh.ID(owner.Owner), kindDatagram, b) // as a router with full queues
 		}
-	case slices.Contains(p.vpn.Held(), owner.Device) && p.strays.may(owner.Device, now):
+	case p.vpn.Holds(owner.Device) && p.strays.may(owner.Device, now):
 		n.succeed(p, []cluster.Session{owner}, false)
 		p.vpn.InjectTransport(s.message, s.from)
 	}
@@ -126,7 +126,7 @@ func (n *Node) guideOne(p *parts, s stray, now time.Time) {
 func (p *parts) recallFrom(from netip.AddrPort, may func(cluster.Key) bool) {
 	p.rows.Lock()
 	defer p.rows.Unlock()
-	k, ok := p.taken[from]
+	k, ok := p.taken.at[from]
 	if own, mine := p.sessions.Own(k); ok && mine && !own.Released && own.Endpoint == from && may(k) {
 		p.vpn.Initiate(k, from)
 	}

@@ -3,11 +3,11 @@ package node
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"gatemesh/cluster"
-	"gatemesh/vpn"
 )
 
 // rankDelay is how long the next in rank waits for a claim or a confirmation
@@ -168,7 +168,11 @@ func (n *Node) takeOver(ctx context.Context, p *parts) error {
 		for _, dead := range p.orphans.gone(now) {
 			sessions := p.sessions.OwnedBy(dead)
 			n.log.Info("taking over", "from", dead, "devices", len(sessions))
-			waiting = append(waiting, inherit(n.self, dead, sessions, p.peers.heirs(n.self, n.cfg.Capacity), now)...)
+			alive := p.peers.heirs(n.self, n.cfg.Capacity)
+			if p.leaving() && len(alive) > 1 {
+				alive = alive[1:] // without us, as the others see it
+			}
+			waiting = append(waiting, inherit(n.self, dead, sessions, alive, now)...)
 		}
 		waiting = n.takeDue(p, waiting, now)
 		if len(waiting) > 0 || p.orphans.busy() {
@@ -205,15 +209,20 @@ func (n *Node) takeDue(p *parts, waiting []due, now time.Time) []due {
 // An attempt that may fail is no claim. final says that their gateway has just
 // handed them over, so that it knew best where they are.
 func (n *Node) succeed(p *parts, sessions []cluster.Session, final bool) {
-	begin := time.Now()
-	held := map[cluster.Key]bool{}
-	for _, k := range p.vpn.Held() {
-		held[k] = true
+	for batch := range slices.Chunk(sessions, succeedCount) { // what others wrote is followed between two
+		n.succeedSome(p, batch, final)
 	}
+}
+
+// succeedCount is how many devices are taken over while p.rows is held.
+const succeedCount = 256
+
+func (n *Node) succeedSome(p *parts, sessions []cluster.Session, final bool) {
+	begin := time.Now()
 	claims := make([]cluster.Session, 0, len(sessions))
 	var calls []cluster.Session
 	for _, s := range sessions {
-		if held[s.Device] {
+		if p.vpn.Holds(s.Device) {
 			claims = append(claims, s)
 		} else {
 			calls = append(calls, s)
@@ -231,16 +240,17 @@ func (n *Node) succeed(p *parts, sessions []cluster.Session, final bool) {
 		}
 		if err := p.vpn.TakeOver(s.Device, at); err != nil {
 			n.log.Debug("session was not taken over", "err", err)
+			delete(p.stances, s.Device) // the claim stands until the handshake is given up
 			p.vpn.Initiate(s.Device, s.Endpoint)
 			continue
 		}
 		taken = append(taken, s.Device)
 		delete(p.stances, s.Device) // the claim says that it is ours
-		p.taken[s.Endpoint] = s.Device
+		p.taken.put(s.Device, s.Endpoint)
 		p.exports.wantAt(s.Device, begin.Add(exportAfter))
 	}
 	for _, s := range calls {
-		if p.stance(s.Device) == away {
+		if p.stance(s.Device) != serving { // Initiate ends what else it may be
 			p.stances[s.Device] = calling
 		}
 		p.vpn.Initiate(s.Device, s.Endpoint)
@@ -249,20 +259,4 @@ func (n *Node) succeed(p *parts, sessions []cluster.Session, final bool) {
 		p.orphans.took(begin, taken...)
 	}
 	n.log.Info("took over", "with keys", len(taken), "by handshake", len(sessions)-len(taken), "in", time.Since(begin))
-}
-
-// follow keeps up with where the devices are that were taken over and have no
-// keys of our own making yet. mine is what this gateway wrote of the device
-// before event e. p.rows is held.
-func (p *parts) follow(mine cluster.Session, e vpn.Event) {
-	if p.taken[mine.Endpoint] != e.Device || !mine.Endpoint.IsValid() {
-		return
-	}
-	switch moves := e.Kind == vpn.Roamed || e.Kind == vpn.Confirmed && e.Imported; {
-	case moves:
-		delete(p.taken, mine.Endpoint)
-		p.taken[e.Endpoint] = e.Device
-	case e.Kind == vpn.Confirmed || e.Kind == vpn.Gone:
-		delete(p.taken, mine.Endpoint)
-	}
 }

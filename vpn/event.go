@@ -20,7 +20,7 @@ const (
 	Roamed
 	// Sent: an initiation with timestamp Sent is about to leave. Notify returns before it leaves.
 	Sent
-	// Heard: a device that another gateway has claimed (Mute) still talks to this one.
+	// Heard: a device that another gateway has claimed (Mute), or that was exported for good, still talks to this one.
 	Heard
 	// Gone: a session that was confirmed, or begun by Initiate, has ended.
 	Gone

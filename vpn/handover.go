@@ -14,6 +14,13 @@ var ErrNoSession = errors.New("no session with that device")
 // is begun within RekeyTimeout of the last one or while Alone forbids it, so whoever waits for new keys asks again.
 var ErrNoParts = errors.New("session cannot be handed over before its next handshake")
 
+// ErrBusy says that a handshake with a device is under way: its keys would be known to nobody else.
+var ErrBusy = errors.New("a handshake with that device is under way")
+
+// busyLeast is how long after an initiation or a response a handshake is taken to be under way. A device that answers
+// later, to what was sent again, is confirmed here anew.
+const busyLeast = time.Second
+
 // share is the last export of a keypair.
 type share struct {
 	id      keyID
@@ -31,8 +38,9 @@ func (g *Gateway) Incarnation() uint64 { return g.incarnation }
 // it: the heir looks the device up itself.
 //
 // With final this gateway stops sending under those keys first, but goes on opening what comes in: packets for the
-// device go to Config.Forward from then on, until Drop, the end of the keys, new keys or Unmute. Errors: ErrNoSession,
-// also of a device that is muted, and ErrNoParts.
+// device go to Config.Forward from then on, until Drop, the end of the keys, new keys or Unmute. If the device is still
+// heard handedGrace later, the event Heard is told, and again each heardAgain. Errors: ErrNoSession, also of a device that
+// is muted, ErrNoParts, and with final ErrBusy.
 func (g *Gateway) Export(k Key, to uint64, final bool) ([]byte, error) {
 	p := g.peer(k)
 	if p == nil {
@@ -45,6 +53,7 @@ func (g *Gateway) Export(k Key, to uint64, final bool) ([]byte, error) {
 	if err == nil && final {
 		p.handed.Store(true)
 		staged = g.silence(p)
+		p.listen.Store(int64(now + handedGrace))
 	}
 	p.mu.Unlock()
 	if err != nil {
@@ -68,6 +77,9 @@ func (g *Gateway) export(p *peer, to uint64, final bool, now time.Duration) (s s
 	if p.dead.Load() || p.quiet.Load() && !p.handed.Load() || current == nil || current.expired(now) {
 		return s, ErrNoSession
 	}
+	if final && p.shaking(now) {
+		return s, ErrBusy
+	}
 	s = session{to: to, from: g.incarnation, device: p.key, received: p.received, sent: p.sent}
 	if ep := p.endpoint.Load(); ep != nil {
 		s.address = ep.addr
@@ -88,6 +100,11 @@ func (g *Gateway) export(p *peer, to uint64, final bool, now time.Duration) (s s
 	}
 	s.number = g.exported.Add(1)
 	return s, nil
+}
+
+// shaking reports whether an answer of the device to a handshake message of ours may be under way. Under p.mu.
+func (p *peer) shaking(now time.Duration) bool {
+	return p.next != nil && now-p.next.created < busyLeast || p.pending != nil && now-p.pending.made < busyLeast
 }
 
 // exportPair is export for one keypair. Its peer's mu is held.
@@ -156,3 +173,9 @@ func (g *Gateway) openExport(export []byte) (*held, error) {
 
 // Held returns the devices of which there are imports to be taken over.
 func (g *Gateway) Held() []Key { return g.vault.devices() }
+
+// Holds reports whether there is an import of a device to be taken over.
+func (g *Gateway) Holds(k Key) bool { return g.vault.holds(k) }
+
+// Sweep erases imports whose keys are too old. Run does so by itself; Sweep is for the time between two of them.
+func (g *Gateway) Sweep() { g.vault.sweep(g.now()) }

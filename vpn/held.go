@@ -163,6 +163,12 @@ func (v *vault) drop(device Key) {
 	}
 }
 
+func (v *vault) holds(device Key) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.held[device] != nil
+}
+
 // devices are those of which there are imports.
 func (v *vault) devices() []Key {
 	v.mu.Lock()

@@ -3,8 +3,10 @@ package vpn
 import "time"
 
 const (
-	muteGrace  = 600 * time.Millisecond // from Mute on, for the last knock and a round trip; later, Heard is told
-	aloneGrace = 2 * time.Second        // a device without a reachable heir that was heard within this is renewed
+	muteGrace   = 600 * time.Millisecond // from Mute on, for the last knock and a round trip; later, Heard is told
+	handedGrace = 200 * time.Millisecond // the same, from a final export on: the heir is asked to knock
+	heardAgain  = 100 * time.Millisecond // between two tellings of a device that was exported for good
+	aloneGrace  = 2 * time.Second        // a device without a reachable heir that was heard within this is renewed
 )
 
 // A session may be quiet: nothing is sealed under its keys, no handshake is begun, one under way is given up, but what
@@ -99,7 +101,7 @@ func (p *peer) mayBegin(now time.Duration) bool {
 	return !p.quiet.Load() && (!p.alone.Load() || now-time.Duration(p.heard.Load()) <= aloneGrace)
 }
 
-// listened tells, once, that a device was heard that was muted some time ago.
+// listened tells that a device was heard that was muted some time ago, once, or exported for good, again and again.
 func (g *Gateway) listened(p *peer, now time.Duration) {
 	at := p.listen.Load()
 	if at == 0 || int64(now) < at {
@@ -110,7 +112,11 @@ func (g *Gateway) listened(p *peer, now time.Duration) {
 	if p.dead.Load() || p.listen.Load() != at || !p.quiet.Load() {
 		return
 	}
-	p.listen.Store(1<<63 - 1)
+	next := int64(1<<63 - 1)
+	if p.handed.Load() {
+		next = int64(now + heardAgain)
+	}
+	p.listen.Store(next)
 	g.outbox.put(&notice{Event: p.event(Heard, g.cfg.Now())})
 }
 

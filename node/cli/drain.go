@@ -5,14 +5,16 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"gatemesh/node"
 	"gatemesh/node/api"
 )
 
 func drainCommand() *cli.Command {
 	return &cli.Command{
 		Name: "drain", Usage: "give the devices of this gateway to others, and take no new ones",
-		Description: "It returns when the devices are served by other gateways; none of them shakes hands for it. The end of\n" +
-			"`gatemesh up` by a signal does the same first.",
+		Description: "It returns when other gateways have heard the devices, or when no more of them go; the gateway keeps giving\n" +
+			"away those that are left until --undo. A device keeps its keys meanwhile and gets new ones from its new\n" +
+			"gateway a few seconds later. The end of `gatemesh up` by a signal does the same first.",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "undo", Usage: "take devices again"}, jsonFlag},
 		Action: func(c *cli.Context) error {
 			if err := noArgs(c); err != nil {
@@ -24,10 +26,17 @@ func drainCommand() *cli.Command {
 					return err
 				}
 				if c.Bool("json") {
-					return printJSON(c.App.Writer, d)
+					err = printJSON(c.App.Writer, d)
+				} else {
+					_, err = fmt.Fprintf(c.App.Writer, "moved %d\nleft  %d\n", d.Moved, d.Left)
 				}
-				_, err = fmt.Fprintf(c.App.Writer, "moved %d\nleft  %d\n", d.Moved, d.Left)
-				return err
+				if err != nil || d.Left == 0 || c.Bool("undo") {
+					return err
+				}
+				return &node.HintError{
+					Err:  fmt.Errorf("%d devices are not at another gateway yet", d.Left),
+					Hint: "they are tried on; one that is switched off, or that only this gateway reaches, stays until its keys end",
+				}
 			})
 		},
 	}
