@@ -55,9 +55,9 @@ type parts struct {
 	ready    readiness
 	draining atomic.Bool // takes no new devices and gives away those it has
 
-	rows    sync.Mutex                     // makes reading and writing our rows of the session table one step, and guards the fields below
-	stances map[cluster.Key]stance         // but serving and away, which the rows tell
-	taken   map[netip.AddrPort]cluster.Key // devices that were taken over, until they have keys of our making
+	rows    sync.Mutex               // makes reading and writing our rows of the session table one step, and guards the fields below
+	stances map[cluster.Key]stance   // but serving and away, which the rows tell
+	places  map[netip.AddrPort]place // devices of ours
 }
 
 type closer struct {
@@ -201,7 +201,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		forwards: newForwards(),
 		strays:   newStrays(),
 		stances:  map[cluster.Key]stance{},
-		taken:    map[netip.AddrPort]cluster.Key{},
+		places:   map[netip.AddrPort]place{},
 		changes:  make(chan struct{}, 1),
 	}
 	if p.pub, err = publicKey(came.wireguard); err != nil {

@@ -149,9 +149,6 @@ func (n *Node) onConfirmed(p *parts, s cluster.Session, e vpn.Event, took bool) 
 	p.sessions.Confirm(s, n.store.Stamp())
 	delete(p.stances, e.Device) // its row says that it is served
 	p.forwards.end(e.Device)
-	if !e.Imported && p.exports.confirmed(e.Device) {
-		p.vpn.Alone(e.Device, false)
-	}
 	p.exports.want(e.Device)
 }
 
@@ -291,13 +288,11 @@ func (p *parts) linked(id cluster.Node) bool {
 func (n *Node) onMesh(p *parts) func(mesh.Event) {
 	return func(e mesh.Event) {
 		p.peers.on(e, n.cfg.Now())
+		p.vpn.Alone(p.peers.doubt())
 		id := cluster.Node(e.Member.ID)
 		switch e.Kind {
 		case mesh.Up:
 			n.log.Info("gateway up", "gateway", e.Member.Name, "id", id, "addr", e.Member.Addr)
-			for _, k := range p.exports.joined(id) {
-				p.vpn.Alone(k, false)
-			}
 		case mesh.Down:
 			n.log.Warn("gateway down", "gateway", e.Member.Name, "id", id)
 			n.fallen(p, id)
@@ -319,9 +314,6 @@ func (n *Node) onMesh(p *parts) func(mesh.Event) {
 // fallen is for a gateway that is gone, as it seems.
 func (n *Node) fallen(p *parts, id cluster.Node) {
 	p.orphan(id)
-	for _, k := range p.exports.cut(id) {
-		p.vpn.Alone(k, true)
-	}
 	p.rows.Lock()
 	defer p.rows.Unlock()
 	for _, k := range p.forwards.sentTo(id) { // if it has not told its claim, nobody knows whose they are

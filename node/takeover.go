@@ -236,7 +236,7 @@ func (n *Node) succeed(p *parts, sessions []cluster.Session, final bool) {
 		}
 		taken = append(taken, s.Device)
 		delete(p.stances, s.Device) // the claim says that it is ours
-		p.taken[s.Endpoint] = s.Device
+		p.places[s.Endpoint] = place{s.Device, true}
 		p.exports.wantAt(s.Device, begin.Add(exportAfter))
 	}
 	for _, s := range calls {
@@ -251,18 +251,26 @@ func (n *Node) succeed(p *parts, sessions []cluster.Session, final bool) {
 	n.log.Info("took over", "with keys", len(taken), "by handshake", len(sessions)-len(taken), "in", time.Since(begin))
 }
 
-// follow keeps up with where the devices are that were taken over and have no
-// keys of our own making yet. mine is what this gateway wrote of the device
-// before event e. p.rows is held.
+// place is a device of ours by its address.
+type place struct {
+	device cluster.Key
+	taken  bool // over, and there are no keys of our making yet
+}
+
+// follow keeps up with where our devices are. mine is what this gateway wrote of
+// the device before event e. p.rows is held.
 func (p *parts) follow(mine cluster.Session, e vpn.Event) {
-	if p.taken[mine.Endpoint] != e.Device || !mine.Endpoint.IsValid() {
+	if e.Kind != vpn.Confirmed && e.Kind != vpn.Roamed && e.Kind != vpn.Gone {
 		return
 	}
-	switch moves := e.Kind == vpn.Roamed || e.Kind == vpn.Confirmed && e.Imported; {
-	case moves:
-		delete(p.taken, mine.Endpoint)
-		p.taken[e.Endpoint] = e.Device
-	case e.Kind == vpn.Confirmed || e.Kind == vpn.Gone:
-		delete(p.taken, mine.Endpoint)
+	taken := e.Imported
+	for _, at := range [2]netip.AddrPort{mine.Endpoint, e.Endpoint} {
+		if was, ok := p.places[at]; ok && was.device == e.Device {
+			taken = taken || was.taken && e.Kind == vpn.Roamed
+			delete(p.places, at)
+		}
+	}
+	if e.Kind != vpn.Gone && e.Endpoint.IsValid() {
+		p.places[e.Endpoint] = place{e.Device, taken}
 	}
 }

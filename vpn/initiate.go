@@ -111,7 +111,9 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 		g.schedule.at(p, now) // it may have been made for this
 		return nil, false
 	}
-	if q.target == nil && p.target == nil && !p.mayBegin(now) {
+	// Where an initiation has come to the device it follows us, and the first answer may be lost: so it is repeated
+	// also where it could not be begun any more.
+	if q.target == nil && p.target == nil && (p.quiet.Load() || !q.retry && !g.mayBegin(p, now)) {
 		return nil, false
 	}
 	g.apply(p, d)

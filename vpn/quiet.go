@@ -4,7 +4,7 @@ import "time"
 
 const (
 	muteGrace  = 200 * time.Millisecond // from Mute on; what is heard later is told
-	aloneGrace = 2 * time.Second        // a device without a reachable heir that was heard within this is renewed
+	aloneGrace = 2 * time.Second        // a device that was heard within this is ours, whoever is out of reach
 )
 
 // A session may be quiet: nothing is sealed under its keys and no handshake is begun, but what comes in is opened.
@@ -44,13 +44,10 @@ func (g *Gateway) Unmute(k Key) {
 	}
 }
 
-// Alone says for a device whether the gateway that would inherit it is out of reach: as long as it is, no handshake is
-// begun with the device unless it was heard within the last 2 s.
-func (g *Gateway) Alone(k Key, alone bool) {
-	if p := g.peer(k); p != nil {
-		p.alone.Store(alone)
-	}
-}
+// Alone says whether a gateway is out of reach that may be serving devices of ours: as long as one is, no handshake is
+// begun with a device that was not heard within the last 2 s, if there are keys of our own making. Those that were begun
+// or that Initiate asked for go on.
+func (g *Gateway) Alone(alone bool) { g.alone.Store(alone) }
 
 // silence makes p quiet and returns the packets that waited for keys. Under p.mu.
 func (g *Gateway) silence(p *peer) (staged [][]byte) {
@@ -89,8 +86,12 @@ func (g *Gateway) divert(p *peer, packet []byte) {
 }
 
 // mayBegin reports whether a handshake that nobody has asked for by Initiate may be begun with p.
-func (p *peer) mayBegin(now time.Duration) bool {
-	return !p.quiet.Load() && (!p.alone.Load() || now-time.Duration(p.heard.Load()) <= aloneGrace)
+func (g *Gateway) mayBegin(p *peer, now time.Duration) bool {
+	if p.quiet.Load() {
+		return false
+	}
+	kp := p.current.Load()
+	return !g.alone.Load() || now-time.Duration(p.heard.Load()) <= aloneGrace || !kp.usable(now) || kp.imported.Load()
 }
 
 // listened tells, once, that a device was heard that was muted some time ago.

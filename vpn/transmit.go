@@ -216,7 +216,7 @@ func (g *Gateway) stage(p *peer, packet []byte, now time.Duration) {
 		g.sendStaged(p, staged)
 		return
 	}
-	if !p.mayBegin(now) {
+	if !g.mayBegin(p, now) {
 		return
 	}
 	if p.timers.retransmit.Load() == 0 {

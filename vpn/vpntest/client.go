@@ -216,3 +216,11 @@ func (c *Client) SetEndpoint(tb testing.TB, to netip.AddrPort) {
 		tb.Fatalf("configure client: %v", err)
 	}
 }
+
+// Rekey makes the client initiate, unless it did within the last 5 s.
+func (c *Client) Rekey(tb testing.TB) {
+	tb.Helper()
+	if err := c.Device.LookupPeer(c.cfg.PeerKey).SendHandshakeInitiation(false); err != nil {
+		tb.Fatalf("initiate: %v", err)
+	}
+}
