@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"gatemesh/cluster"
-	"gatemesh/vpn"
 )
 
 // exports remembers which gateway can go on with which device of ours, and what is still to be told to whom. It has no
@@ -16,8 +15,7 @@ type exports struct {
 
 	mu      sync.Mutex // guards the fields below
 	due     map[cluster.Key]attempt
-	granted map[cluster.Key]grant
-	alone   map[cluster.Key]grant // whose heir is out of reach
+	granted map[cluster.Key]heir  // who has taken an export of the newest keys
 	calls   map[cluster.Node]bool // heirs that are being called
 }
 
@@ -27,16 +25,10 @@ type attempt struct {
 	at    time.Time // not before
 }
 
-// grant is an export that its heir has taken.
-type grant struct {
-	heir heir
-	at   time.Time
-}
-
 func newExports() *exports {
 	return &exports{
 		wake: make(chan struct{}, 1),
-		due:  map[cluster.Key]attempt{}, granted: map[cluster.Key]grant{}, alone: map[cluster.Key]grant{}, calls: map[cluster.Node]bool{},
+		due:  map[cluster.Key]attempt{}, granted: map[cluster.Key]heir{}, calls: map[cluster.Node]bool{},
 	}
 }
 
@@ -68,7 +60,7 @@ func (x *exports) regard(k cluster.Key, h heir) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	g, ok := x.granted[k]
-	if h.Node.IsZero() || ok && g.heir.Node == h.Node && g.heir.incarnation == h.incarnation {
+	if h.Node.IsZero() || ok && g.Node == h.Node && g.incarnation == h.incarnation {
 		return
 	}
 	if _, waits := x.due[k]; !waits {
@@ -125,14 +117,14 @@ func (x *exports) take(now time.Time, may func(cluster.Key) bool) (keys []cluste
 }
 
 // answered notes whether an heir has taken an export.
-func (x *exports) answered(k cluster.Key, h heir, taken bool, now time.Time) {
+func (x *exports) answered(k cluster.Key, h heir, taken bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if a, waits := x.due[k]; !taken || waits && a.tries == 0 {
 		return // it is tried again, or there are newer keys already
 	}
 	delete(x.due, k)
-	x.granted[k] = grant{h, now}
+	x.granted[k] = h
 }
 
 // forget drops what is known of a device that is not ours any more.
@@ -141,53 +133,4 @@ func (x *exports) forget(k cluster.Key) {
 	defer x.mu.Unlock()
 	delete(x.due, k)
 	delete(x.granted, k)
-	delete(x.alone, k)
-}
-
-// cut returns the devices whose keys a gateway has that is out of reach from now on: it may be serving them.
-func (x *exports) cut(id cluster.Node) (keys []cluster.Key) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for k, g := range x.granted {
-		if g.heir.Node == id {
-			x.alone[k] = g
-			keys = append(keys, k)
-		}
-	}
-	return keys
-}
-
-// joined returns the devices that cut named and whose heir is here again.
-func (x *exports) joined(id cluster.Node) (keys []cluster.Key) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for k, g := range x.alone {
-		if g.heir.Node == id {
-			delete(x.alone, k)
-			keys = append(keys, k)
-		}
-	}
-	return keys
-}
-
-// confirmed says whether cut named the device, which has new keys now, unknown to whoever was its heir.
-func (x *exports) confirmed(k cluster.Key) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	_, was := x.alone[k]
-	delete(x.alone, k)
-	return was
-}
-
-// expire returns the devices that cut named and whose exported keys are of no use any more.
-func (x *exports) expire(now time.Time) (keys []cluster.Key) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for k, g := range x.alone {
-		if now.Sub(g.at) > vpn.RejectAfterTime {
-			delete(x.alone, k)
-			keys = append(keys, k)
-		}
-	}
-	return keys
 }

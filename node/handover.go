@@ -68,9 +68,6 @@ func (n *Node) handOver(ctx context.Context, p *parts) error {
 		case <-p.exports.wake:
 		case <-tick.C:
 			n.sendFloors(p)
-			for _, k := range p.exports.expire(time.Now()) {
-				p.vpn.Alone(k, false)
-			}
 		}
 		alive := p.peers.inheritors()
 		if !slices.Equal(alive, known) {
@@ -140,9 +137,8 @@ func (n *Node) exportTo(ctx context.Context, p *parts, h heir, keys []cluster.Ke
 			n.log.Debug("sessions were not handed to their heir", "heir", h.Node, "devices", len(batch), "err", err)
 			return
 		}
-		now := time.Now()
 		for i, k := range batch {
-			p.exports.answered(k, h, taken[i], now)
+			p.exports.answered(k, h, taken[i])
 		}
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/fxamacker/cbor/v2"
 
 	"gatemesh/cluster"
-	"gatemesh/vpn"
 )
 
 func FuzzDecodeBequest(f *testing.F) {
@@ -61,40 +60,26 @@ func TestExports(t *testing.T) {
 	due(false) // it is being made
 	now = now.Add(handoverTimeout)
 	due(true) // not answered
-	x.answered(k, first, false, now)
+	x.answered(k, first, false)
 	now = now.Add(2 * handoverTimeout)
 	due(true) // refused
 	x.want(k)
-	x.answered(k, first, true, now)
+	x.answered(k, first, true)
 	due(true) // new keys while the old ones were on their way
-	x.answered(k, first, true, now)
+	x.answered(k, first, true)
 	now = now.Add(time.Hour)
 	x.regard(k, first)
 	due(false)
 	x.regard(k, heir{first.Weighted, 9})
 	due(true) // its heir was started again
-	x.answered(k, first, true, now)
+	x.answered(k, first, true)
 	x.regard(k, second)
 	due(true)
-	x.answered(k, second, true, now)
+	x.answered(k, second, true)
 	x.regard(k, heir{})
 	due(false) // nobody is there
 
-	if len(x.cut(first.Node)) != 0 || !slices.Equal(x.cut(second.Node), []cluster.Key{k}) || len(x.joined(first.Node)) != 0 {
-		t.Error("the device is not alone without its heir")
-	}
-	if !slices.Equal(x.joined(second.Node), []cluster.Key{k}) || x.confirmed(k) {
-		t.Error("the device is alone with its heir")
-	}
-	x.cut(second.Node)
-	if len(x.expire(now.Add(vpn.RejectAfterTime))) != 0 || len(x.expire(now.Add(vpn.RejectAfterTime+1))) != 1 {
-		t.Error("alone for longer or shorter than the keys live")
-	}
-	x.cut(second.Node)
 	x.want(k)
-	if !x.confirmed(k) || len(x.cut(second.Node)) != 0 {
-		t.Error("alone with keys that nobody else has")
-	}
 	for range exportTries {
 		now = now.Add(time.Hour)
 		due(true)
@@ -136,16 +121,21 @@ func TestForwards(t *testing.T) {
 
 func TestStraysAreBounded(t *testing.T) {
 	s, now := newStrays(), time.Unix(1000, 0)
-	if !s.may(cluster.Key{1}, now) || s.may(cluster.Key{1}, now.Add(strayInterval-1)) || !s.may(cluster.Key{1}, now.Add(strayInterval)) {
+	if !s.may(cluster.Key{1}, false, now) || s.may(cluster.Key{1}, false, now.Add(strayInterval-1)) || !s.may(cluster.Key{1}, false, now.Add(strayInterval)) {
 		t.Error("a device is called more often than every 5 s, or not at all")
 	}
 	for i := range 2 * strayDevices {
-		s.may(cluster.Key{2, byte(i), byte(i >> 8), byte(i >> 16)}, now)
+		s.may(cluster.Key{2, byte(i), byte(i >> 8), byte(i >> 16)}, false, now)
 	}
 	if len(s.acted) > strayDevices {
 		t.Errorf("%d devices are remembered", len(s.acted))
 	}
-	if !s.may(cluster.Key{3}, now.Add(2*strayInterval)) {
+	doubtful := now.Add(3 * strayInterval)
+	if s := newStrays(); s.may(cluster.Key{4}, true, now) || s.may(cluster.Key{4}, true, now.Add(strayPause-1)) ||
+		!s.may(cluster.Key{4}, true, now.Add(strayPause)) || s.may(cluster.Key{4}, true, doubtful) {
+		t.Error("in doubt a device is called because of one stray, or not because of two")
+	}
+	if !s.may(cluster.Key{3}, false, now.Add(2*strayInterval)) {
 		t.Error("full for ever")
 	}
 	for range 2 * strayQueue {

@@ -60,7 +60,7 @@ type parts struct {
 
 	rows    sync.Mutex                // makes reading and writing our rows of the session table one step, and guards the fields below
 	stances map[cluster.Key]stance    // but serving and away, which the rows tell
-	taken   *taken                    // devices that were taken over, until they have keys of our making
+	places  *places                   // where our devices are
 	kept    map[cluster.Key]time.Time // devices that no heir reached: not given away before
 }
 
@@ -205,7 +205,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		forwards: newForwards(),
 		strays:   newStrays(),
 		stances:  map[cluster.Key]stance{},
-		taken:    newTaken(),
+		places:   newPlaces(),
 		kept:     map[cluster.Key]time.Time{},
 		leave:    make(chan struct{}, 1),
 		changes:  make(chan struct{}, 1),

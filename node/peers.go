@@ -18,6 +18,7 @@ type peers struct {
 	loads  map[cluster.Node]*peerLoad
 	alive  map[cluster.Node]bool
 	fallen map[cluster.Node]bool // were alive, are not
+	silent map[cluster.Node]bool // fell without a word, and have not told since what they did
 	back   map[cluster.Node]bool // had fallen, are alive again and not synced yet
 	synced map[cluster.Node]bool
 	fence  fence[cluster.Node]
@@ -31,7 +32,7 @@ func newPeers(self cluster.Node) *peers {
 	total, _ := suspended()
 	return &peers{
 		suspended: total,
-		self:      self, loads: map[cluster.Node]*peerLoad{}, alive: map[cluster.Node]bool{}, fallen: map[cluster.Node]bool{}, back: map[cluster.Node]bool{},
+		self:      self, loads: map[cluster.Node]*peerLoad{}, alive: map[cluster.Node]bool{}, fallen: map[cluster.Node]bool{}, silent: map[cluster.Node]bool{}, back: map[cluster.Node]bool{},
 		synced: map[cluster.Node]bool{}, wake: make(chan struct{}),
 	}
 }
@@ -49,11 +50,15 @@ func (p *peers) on(e mesh.Event, now time.Time) {
 	case mesh.Down, mesh.Left:
 		delete(p.alive, id)
 		p.fallen[id] = true
+		if delete(p.silent, id); e.Kind == mesh.Down {
+			p.silent[id] = true
+		}
 		delete(p.synced, id)
 		delete(p.loads, id)
 		p.fence.heard(id)
 	case mesh.Synced:
 		p.synced[id] = true
+		delete(p.silent, id)
 		p.fence.heard(id)
 		close(p.wake)
 		p.wake = make(chan struct{})
@@ -122,6 +127,13 @@ func (p *peers) hasFallen(id cluster.Node) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.fallen[id]
+}
+
+// doubt says whether a gateway may live that is out of reach, and serve devices of which we do not know.
+func (p *peers) doubt() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.silent) > 0
 }
 
 // serves says whether a device may be sent to id.

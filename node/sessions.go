@@ -127,7 +127,7 @@ func (n *Node) onSession(p *parts) func(vpn.Event) {
 		owner, owned := p.sessions.Owner(e.Device)
 		mine, _ := p.sessions.Own(e.Device)
 		s, worth := record(n.self, mine, owner, owned, e)
-		p.taken.follow(e)
+		p.places.follow(e)
 		switch {
 		case e.Kind == vpn.Heard:
 			n.onHeard(p, e.Device)
@@ -155,9 +155,6 @@ func (n *Node) onConfirmed(p *parts, s cluster.Session, e vpn.Event, took bool) 
 	p.forwards.end(e.Device)
 	if p.leaving() {
 		p.rouseLeaving()
-	}
-	if !e.Imported && p.exports.confirmed(e.Device) {
-		p.vpn.Alone(e.Device, false)
 	}
 	p.exports.want(e.Device)
 }
@@ -304,13 +301,11 @@ func (p *parts) linked(id cluster.Node) bool {
 func (n *Node) onMesh(p *parts) func(mesh.Event) {
 	return func(e mesh.Event) {
 		p.peers.on(e, n.cfg.Now())
+		p.vpn.Alone(p.peers.doubt())
 		id := cluster.Node(e.Member.ID)
 		switch e.Kind {
 		case mesh.Up:
 			n.log.Info("gateway up", "gateway", e.Member.Name, "id", id, "addr", e.Member.Addr)
-			for _, k := range p.exports.joined(id) {
-				p.vpn.Alone(k, false)
-			}
 		case mesh.Down:
 			n.log.Warn("gateway down", "gateway", e.Member.Name, "id", id)
 			n.fallen(p, id)
@@ -332,9 +327,6 @@ func (n *Node) onMesh(p *parts) func(mesh.Event) {
 // fallen is for a gateway that is gone, as it seems.
 func (n *Node) fallen(p *parts, id cluster.Node) {
 	p.orphan(id)
-	for _, k := range p.exports.cut(id) {
-		p.vpn.Alone(k, true)
-	}
 	p.rows.Lock()
 	defer p.rows.Unlock()
 	back := recall

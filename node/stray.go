@@ -18,9 +18,10 @@ import (
 const kindDatagram = "datagram"
 
 const (
-	strayQueue    = 256             // datagrams that wait
-	strayInterval = 5 * time.Second // between two answers to one device
-	strayDevices  = 4096            // that are remembered for this
+	strayQueue    = 256                    // datagrams that wait
+	strayInterval = 5 * time.Second        // between two answers to one device
+	strayPause    = 100 * time.Millisecond // in doubt, from a device's first one to the first answer
+	strayDevices  = 4096                   // that are remembered for this
 )
 
 // stray is a transport message whose receiver index the engine does not know.
@@ -48,11 +49,14 @@ func (s *strays) put(index uint32, from netip.AddrPort, message []byte) {
 	}
 }
 
-// may says whether a device may be called now because of a stray.
-func (s *strays) may(k cluster.Key, now time.Time) bool {
-	if last, ok := s.acted[k]; ok && now.Sub(last) < strayInterval {
+// may says whether a device may be called now because of a stray. In doubt a first one may have been under way while the
+// device made keys with another gateway, and clients ignore initiations within 50 ms of the last: so it takes a second.
+func (s *strays) may(k cluster.Key, doubt bool, now time.Time) bool {
+	last, ok := s.acted[k]
+	if ok && now.Sub(last) < strayInterval {
 		return false
 	}
+	wait := doubt && (!ok || now.Sub(last) >= 2*strayInterval)
 	if len(s.acted) >= strayDevices {
 		for k, at := range s.acted {
 			if now.Sub(at) >= strayInterval {
@@ -64,7 +68,10 @@ func (s *strays) may(k cluster.Key, now time.Time) bool {
 		}
 	}
 	s.acted[k] = now
-	return true
+	if wait {
+		s.acted[k] = now.Add(strayPause - strayInterval)
+	}
+	return !wait
 }
 
 // datagram is the body of kindDatagram.
@@ -104,9 +111,9 @@ func (n *Node) guideOne(p *parts, s stray, now time.Time) {
 	owner, ok := p.sessions.ByIndex(s.index)
 	switch {
 	case !ok && s.message != nil:
-		p.recallFrom(s.from, func(k cluster.Key) bool { return p.strays.may(k, now) })
+		p.recallFrom(s.from, now)
 	case ok && owner.Owner == n.self:
-		if s.from == owner.Endpoint && p.strays.may(owner.Device, now) {
+		if s.from == owner.Endpoint && p.strays.may(owner.Device, false, now) {
 			p.vpn.Initiate(owner.Device, owner.Endpoint)
 		}
 	case !ok || s.message == nil: // gateways that disagree do not send messages round
@@ -115,19 +122,23 @@ func (n *Node) guideOne(p *parts, s stray, now time.Time) {
 		if err == nil {
 			_ = p.mesh.Send(mesh.ID(owner.Owner), kindDatagram, b) // as a router with full queues
 		}
-	case p.vpn.Holds(owner.Device) && p.strays.may(owner.Device, now):
+	case p.vpn.Holds(owner.Device) && p.strays.may(owner.Device, false, now):
 		n.succeed(p, []cluster.Session{owner}, false)
 		p.vpn.InjectTransport(s.message, s.from)
 	}
 }
 
-// recallFrom initiates to the device that was taken over and is known to be at an address: what came from there is
-// under keys that nobody has told us of.
-func (p *parts) recallFrom(from netip.AddrPort, may func(cluster.Key) bool) {
+// recallFrom initiates to the device of ours that is known to be at an address: what came from there is under keys that
+// nobody has told us of. That can be if we took it over, or in doubt: it made them with a gateway that we do not hear,
+// and what we had under way to it led it back.
+func (p *parts) recallFrom(from netip.AddrPort, now time.Time) {
 	p.rows.Lock()
 	defer p.rows.Unlock()
-	k, ok := p.taken.at[from]
-	if own, mine := p.sessions.Own(k); ok && mine && !own.Released && own.Endpoint == from && may(k) {
+	k, taken, ok := p.places.device(from)
+	if !ok || !taken && !p.peers.doubt() {
+		return
+	}
+	if own, mine := p.sessions.Own(k); mine && !own.Released && own.Endpoint == from && p.strays.may(k, !taken, now) {
 		p.vpn.Initiate(k, from)
 	}
 }

@@ -246,7 +246,7 @@ func (n *Node) succeedSome(p *parts, sessions []cluster.Session, final bool) {
 		}
 		taken = append(taken, s.Device)
 		delete(p.stances, s.Device) // the claim says that it is ours
-		p.taken.put(s.Device, s.Endpoint)
+		p.places.put(s.Device, s.Endpoint, true)
 		p.exports.wantAt(s.Device, begin.Add(exportAfter))
 	}
 	for _, s := range calls {

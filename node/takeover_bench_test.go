@@ -43,7 +43,7 @@ func BenchmarkSucceed(b *testing.B) {
 		n := &Node{self: self, store: store, log: log}
 		p := &parts{
 			sessions: cluster.NewSessions(self, 1, log), steering: newSteering(self, 1), orphans: newOrphans(), exports: newExports(),
-			forwards: newForwards(), stances: map[cluster.Key]stance{}, taken: newTaken(), vpn: g,
+			forwards: newForwards(), stances: map[cluster.Key]stance{}, places: newPlaces(), vpn: g,
 		}
 		before := p.sessions.Digest()
 		sessions := make([]cluster.Session, devices)

@@ -70,6 +70,7 @@ type Gateway struct {
 	whereabouts *whereabouts
 	remotes     remotes
 	allowUntil  atomic.Int64  // the fence, since start
+	alone       atomic.Bool   // a gateway that may be serving devices of ours is out of reach
 	slept       atomic.Int64  // what Slept has added to the clock
 	staged      atomic.Int64  // packets waiting for keys, all devices
 	confirmed   atomic.Int64  // devices with a current keypair

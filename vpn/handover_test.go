@@ -465,31 +465,42 @@ func TestOwnInitiationEndsMute(t *testing.T) {
 	})
 }
 
+// Where another gateway may be serving the device, silence is no reason for a handshake; the want of keys is, once.
 func TestAloneBeginsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a := w.gateway("192.0.2.1")
 		c := w.client(1, a.addr)
 		c.ping(t)
-		a.Alone(c.key, true)
+		send := func(seconds int) (initiations int) {
+			before := w.count(a.addr.Addr(), 1)
+			for range seconds {
+				a.tun.Inject(vpntest.Packet(inner4, c.ip4, 17, make([]byte, 10)))
+				time.Sleep(time.Second)
+			}
+			return w.count(a.addr.Addr(), 1) - before
+		}
+		a.Alone(true)
+		w.net.Cut(a.addr.Addr(), c.addr.Addr(), true)
+		if n := send(60); n != 0 {
+			t.Fatalf("%d initiations to a device that is not heard", n)
+		}
+		a.Alone(false)
+		if n := send(16); n == 0 {
+			t.Fatal("no initiation after 15 s")
+		}
+		a.Alone(true)
+		if n := send(20); n < 3 {
+			t.Errorf("%d initiations, want what was begun to go on", n)
+		}
+		w.net.Cut(a.addr.Addr(), c.addr.Addr(), false)
+		send(10)
 		time.Sleep(4 * time.Minute) // the keys have expired
-		down := vpntest.Packet(inner4, c.ip4, 17, make([]byte, 10))
-		for range 30 {
-			a.tun.Inject(down)
-			time.Sleep(time.Second)
-		}
-		if n := w.count(a.addr.Addr(), 1); n != 0 {
-			t.Fatalf("%d initiations", n)
-		}
-		a.Alone(c.key, false)
-		a.tun.Inject(down)
-		time.Sleep(time.Second)
-		if n := w.count(a.addr.Addr(), 1); n != 1 || a.Count() != 1 {
-			t.Fatalf("%d initiations", n)
+		if n := send(1); n != 1 {
+			t.Errorf("%d initiations without keys, want 1", n)
 		}
 		// While it hears the device it renews the keys.
-		a.Alone(c.key, true)
-		if lost := c.pings(300); lost != 0 || w.count(a.addr.Addr(), 1) < 3 {
-			t.Errorf("%d pings lost, %d initiations", lost, w.count(a.addr.Addr(), 1))
+		if lost, n := c.pings(300), w.count(a.addr.Addr(), 1); lost != 0 || n < 8 {
+			t.Errorf("%d pings lost, %d initiations", lost, n)
 		}
 	})
 }

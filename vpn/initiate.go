@@ -111,10 +111,12 @@ func (g *Gateway) begin(p *peer, q request, d Device) (to *endpoint, ok bool) {
 		g.schedule.at(p, now) // it may have been made for this
 		return nil, false
 	}
-	if p.quiet.Load() || q.target == nil && p.target == nil && !p.mayBegin(now) { // Initiate was before Mute
-		if p.timers.retransmit.Load() == 0 {
-			g.discard(p)
-		}
+	if p.quiet.Load() { // Initiate was before Mute
+		return nil, false
+	}
+	// Where an initiation has come to the device it follows us, and the first answer may be lost: so it is repeated
+	// also where it could not be begun any more.
+	if q.target == nil && p.target == nil && !q.retry && !g.mayBegin(p, now) {
 		return nil, false
 	}
 	g.apply(p, d)

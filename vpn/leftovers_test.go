@@ -1,59 +1,12 @@
 package vpn
 
 import (
-	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"gatemesh/vpn/vpntest"
 )
-
-// TestAloneKeepsNoPackets has packets come for a silent device whose heir is out of reach.
-func TestAloneKeepsNoPackets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		inner := netip.MustParseAddr("10.0.0.9")
-		packet := vpntest.Packet(netip.MustParseAddr("10.0.0.1"), inner, 17, nil)
-		g := idle(t)
-		p, _ := live(t, g, inner)
-		g.cfg.Lookup = func(k Key) (Device, bool) { return Device{Key: k, Addresses: p.addresses}, true }
-		time.Sleep(RejectAfterTime)
-		tick := func() {
-			for p, _ := g.schedule.pop(g.now()); p != nil; p, _ = g.schedule.pop(g.now()) {
-				g.tick(p, g.now())
-			}
-			for q, ok := g.requests.take(); ok; q, ok = g.requests.take() {
-				g.initiate(q)
-			}
-		}
-		g.Alone(p.key, true)
-		for range 20 {
-			g.stage(p, packet, g.now())
-		}
-		if n, s := g.staged.Load(), g.Stats(); n != 0 || s.Overflow != 20 {
-			t.Errorf("%d kept, %d lost", n, s.Overflow)
-		}
-		// It is alone while a handshake is tried, and before it is begun.
-		for _, begun := range []bool{true, false} {
-			g.Alone(p.key, false)
-			g.stage(p, packet, g.now())
-			if begun {
-				tick()
-			}
-			g.Alone(p.key, true)
-			g.stage(p, packet, g.now())
-			if n := g.staged.Load(); begun && n != 2 {
-				t.Errorf("%d kept while a handshake is tried", n)
-			}
-			tick()
-			time.Sleep(RekeyTimeout + rekeyTimeoutJitter)
-			tick()
-			if n := g.staged.Load(); n != 0 || p.timers.retransmit.Load() != 0 {
-				t.Errorf("%d kept for nothing", n)
-			}
-		}
-	})
-}
 
 // TestFloorsOfADeadHeirEnd exports to a gateway that never asks for floors again.
 func TestFloorsOfADeadHeirEnd(t *testing.T) {

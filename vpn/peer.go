@@ -19,7 +19,6 @@ type peer struct {
 
 	quiet  atomic.Bool  // nothing is sealed
 	handed atomic.Bool  // quiet because it was exported for good
-	alone  atomic.Bool  // its heir is out of reach
 	listen atomic.Int64 // being muted, Heard is told for what comes in from then on, since start; 0: not muted; written under mu
 	heard  atomic.Int64 // when an authenticated message came in last, since start; 0: never
 

@@ -6,7 +6,7 @@ const (
 	muteGrace   = 600 * time.Millisecond // from Mute on, for the last knock and a round trip; later, Heard is told
 	handedGrace = 200 * time.Millisecond // the same, from a final export on: the heir is asked to knock
 	heardAgain  = 100 * time.Millisecond // between two tellings of a device that was exported for good
-	aloneGrace  = 2 * time.Second        // a device without a reachable heir that was heard within this is renewed
+	aloneGrace  = 2 * time.Second        // a device that was heard within this is ours, whoever is out of reach
 )
 
 // A session may be quiet: nothing is sealed under its keys, no handshake is begun, one under way is given up, but what
@@ -48,13 +48,10 @@ func (g *Gateway) Unmute(k Key) {
 	}
 }
 
-// Alone says for a device whether the gateway that would inherit it is out of reach: as long as it is, no handshake is
-// begun with the device unless it was heard within the last 2 s.
-func (g *Gateway) Alone(k Key, alone bool) {
-	if p := g.peer(k); p != nil {
-		p.alone.Store(alone)
-	}
-}
+// Alone says whether a gateway is out of reach that may be serving devices of ours: as long as one is, no handshake is
+// begun with a device that was not heard within the last 2 s, if there are keys of our own making. Those that were begun
+// or that Initiate asked for go on.
+func (g *Gateway) Alone(alone bool) { g.alone.Store(alone) }
 
 // silence makes p quiet and returns the packets that waited for keys. A response that is under way is not taken: its
 // keys would be known to nobody else. Those of a response of ours are, as the device asked for them. Under p.mu.
@@ -97,8 +94,12 @@ func (g *Gateway) divert(p *peer, packet []byte) {
 }
 
 // mayBegin reports whether a handshake that nobody has asked for by Initiate may be begun with p.
-func (p *peer) mayBegin(now time.Duration) bool {
-	return !p.quiet.Load() && (!p.alone.Load() || now-time.Duration(p.heard.Load()) <= aloneGrace)
+func (g *Gateway) mayBegin(p *peer, now time.Duration) bool {
+	if p.quiet.Load() {
+		return false
+	}
+	kp := p.current.Load()
+	return !g.alone.Load() || now-time.Duration(p.heard.Load()) <= aloneGrace || !kp.usable(now) || kp.imported.Load()
 }
 
 // listened tells that a device was heard that was muted some time ago, once, or exported for good, again and again.

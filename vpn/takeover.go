@@ -198,7 +198,7 @@ func (g *Gateway) renew(p *peer, now time.Duration) {
 		return
 	}
 	sent := p.sentHandshake.Load()
-	if p.mayBegin(now) && (sent == 0 || now-time.Duration(sent) >= RekeyTimeout) {
+	if g.mayBegin(p, now) && (sent == 0 || now-time.Duration(sent) >= RekeyTimeout) {
 		g.want(p, now)
 		return
 	}

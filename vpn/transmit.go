@@ -198,8 +198,6 @@ func (g *Gateway) stage(p *peer, packet []byte, now time.Duration) {
 	case quiet: // since the packet was read
 	case p.current.Load().usable(now): // keys came in between
 		staged = append(g.unstage(p), b)
-	case !p.mayBegin(now) && p.timers.retransmit.Load() == 0: // nothing brings keys, nothing would give up
-		g.count.overflow.Add(1)
 	case len(p.staged) < stagedPerPeer && g.staged.Load() < stagedTotal:
 		g.staged.Add(1)
 		p.staged = append(p.staged, b)
@@ -216,9 +214,6 @@ func (g *Gateway) stage(p *peer, packet []byte, now time.Duration) {
 	}
 	if staged != nil {
 		g.sendStaged(p, staged)
-		return
-	}
-	if !p.mayBegin(now) {
 		return
 	}
 	if p.timers.retransmit.Load() == 0 {

@@ -51,7 +51,7 @@ func (g *Gateway) want(p *peer, now time.Duration) {
 	if sent := p.sentHandshake.Load(); sent != 0 && now-time.Duration(sent) < RekeyTimeout {
 		return
 	}
-	if !p.mayBegin(now) {
+	if !g.mayBegin(p, now) {
 		return
 	}
 	g.request(p, false)
