@@ -36,7 +36,8 @@ type grant struct {
 func newExports() *exports {
 	return &exports{
 		wake: make(chan struct{}, 1),
-		due:  map[cluster.Key]attempt{}, granted: map[cluster.Key]grant{}, alone: map[cluster.Key]grant{}, calls: map[cluster.Node]bool{},
+		due:  map[cluster.Key]attempt{}, granted: map[cluster.Key]grant{}, alone: map[cluster.Key]grant{},
+		calls: map[cluster.Node]bool{},
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"gatemesh/vpn"
 )
 
-// taken is where the devices are that were taken over and have no keys of our own making yet: an address has one device,
-// a device one address. Its owner serialises the calls.
+// taken is where the devices are that were taken over and have no keys of our own making yet: an address has one
+// device, a device one address. Its owner serialises the calls.
 type taken struct {
 	at map[netip.AddrPort]cluster.Key
 	of map[cluster.Key]netip.AddrPort
