@@ -18,8 +18,8 @@ import (
 //	  └─ TakeOver ─► serving                   muted ───► (away) ◄───┘ elsewhere  │
 //	                                             └────────────────────────────────┘ still heard, or the claim is void
 //
-// A device that was handed over and is still heard is called by its heir again. It is recalled only if that does not reach
-// it, or is gone; in the latter case it is resumed by a gateway that drains, for the next heir.
+// A device that was handed over and is still heard is called by its heir again. It is recalled only if that does not
+// reach it, or is gone; in the latter case it is resumed by a gateway that drains, for the next heir.
 //
 // Stock clients do not answer the messages by which they are taken over, so a takeover is a claim first, which permits
 // sending. Whoever had the device before is silent from then on but goes on opening, until the claimant has heard the
@@ -43,8 +43,8 @@ const (
 	stay      move = iota
 	mute           // vpn.Mute
 	drop           // vpn.Drop
-	recall         // claim the device anew and initiate: new keys end what was before. While the process ends, as resume
-	resume         // claim the device anew, and send under the keys that are there: to the next heir they are above all others
+	recall         // claim it anew and initiate: new keys end what was before; while the process ends, as resume
+	resume         // claim it anew and send under the keys that are there: the part for the next heir is above all
 	callAgain      // ask its heir to call it once more
 )
 
@@ -68,8 +68,9 @@ func (s stance) after(self cluster.Node, g cluster.Session, known bool) (stance,
 	return s, stay
 }
 
-// heard returns what follows when a device that another gateway has claimed, or that was handed to it so long ago, still
-// talks to this one. Behind a filtering NAT nobody but its old gateway reaches a device; one that departs is no help.
+// heard returns what follows when a device that another gateway has claimed, or that was handed to it so long ago,
+// still talks to this one. Behind a filtering NAT nobody but its old gateway reaches a device; one that departs is no
+// help.
 func (s stance) heard(handedFor time.Duration, departs bool) (stance, move) {
 	switch {
 	case s == handed && (departs || handedFor < recallAfter):
@@ -80,9 +81,9 @@ func (s stance) heard(handedFor time.Duration, departs bool) (stance, move) {
 	return s, stay
 }
 
-// confirmed says whether a device that was heard under keys that are in use from now on is ours by that. Under keys that
-// were imported it is not when another gateway has claimed it since: what is heard may have been under way, and the
-// claimant's counters may be above ours. heard tells if it stays.
+// confirmed says whether a device that was heard under keys that are in use from now on is ours by that. Under keys
+// that were imported it is not when another gateway has claimed it since: what is heard may have been under way, and
+// the claimant's counters may be above ours. heard tells if it stays.
 func (s stance) confirmed(imported bool) bool {
 	return !imported || s != muted && s != handed
 }

@@ -67,7 +67,7 @@ func TestStance(t *testing.T) {
 		{handed, time.Minute, true, callAgain},
 	} {
 		if _, m := c.is.heard(c.since, c.departs); m != c.want {
-			t.Errorf("heard in stance %d, %v after it was handed over, departing %v: move %d, want %d", c.is, c.since, c.departs, m, c.want)
+			t.Errorf("heard in stance %d, handed for %v, departing %v: move %d, want %d", c.is, c.since, c.departs, m, c.want)
 		}
 	}
 }

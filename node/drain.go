@@ -2,19 +2,14 @@ package node
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"gatemesh/cluster"
-	"gatemesh/mesh"
 	"gatemesh/node/api"
 )
-
-// kindKnock asks the new gateway of a device to call it once more: the device's key.
-const kindKnock = "knock"
 
 const (
 	departTimeout = 5 * time.Second        // at the end of the process
@@ -64,7 +59,8 @@ func (n *Node) Drain(ctx context.Context, d api.Drain) (api.Drained, error) {
 		return api.Drained{Left: len(had)}, nil
 	}
 	if len(had) > 0 && len(p.linkedHeirs()) == 0 {
-		return api.Drained{}, api.Errorf(api.Unavailable, "start another gateway first, or look why it is not linked: gatemesh gateway list",
+		return api.Drained{}, api.Errorf(api.Unavailable,
+			"start another gateway first, or see in `gatemesh gateway list` why it is not linked",
 			"there is no gateway that could take the devices")
 	}
 	left := n.drain(ctx, p, drainPatience)
@@ -77,9 +73,9 @@ func (n *Node) Drain(ctx context.Context, d api.Drain) (api.Drained, error) {
 	return api.Drained{Moved: moved, Left: left}, nil
 }
 
-// drain takes no new devices from now on, has giveAway hand over those that are here, and waits until their new gateways
-// have heard them. It gives up waiting when their number has not fallen for patience, when they are all such that no other
-// gateway reaches, or when there is no heir. It returns how many are left.
+// drain takes no new devices from now on, has giveAway hand over those that are here, and waits until their new
+// gateways have heard them. It gives up waiting when their number has not fallen for patience, when they are all such
+// that no other gateway reaches, or when there is no heir. It returns how many are left.
 func (n *Node) drain(ctx context.Context, p *parts, patience time.Duration) (left int) {
 	p.draining.Store(true)
 	p.rouseLeaving()
@@ -151,8 +147,9 @@ func (p *parts) rouseLeaving() {
 }
 
 // giveAway hands devices to their heirs as long as this gateway drains, or its data path is broken: each is stopped,
-// exported, taken over there and then, and dropped when its new gateway has heard it. Packets for it go there meanwhile.
-// What no heir takes, what is taken back and what a handshake makes anew goes with the next round. Nobody else gives away.
+// exported, taken over there and then, and dropped when its new gateway has heard it. Packets for it go there
+// meanwhile. What no heir takes, what is taken back and what a handshake makes anew goes with the next round. Nobody
+// else gives away.
 func (n *Node) giveAway(ctx context.Context, p *parts) error {
 	timer := time.NewTimer(drainPause)
 	defer timer.Stop()
@@ -217,11 +214,11 @@ func (n *Node) drainTo(ctx context.Context, p *parts, h heir, keys []cluster.Key
 		if ctx.Err() != nil || !p.leaving() {
 			return
 		}
-		stopped, exports := n.stop(p, h, batch)
+		stopped, b := n.stop(p, h, batch)
 		if len(stopped) == 0 {
 			continue
 		}
-		taken, err := n.give(ctx, p, h.Node, bequest{Final: true, Exports: exports})
+		taken, err := n.give(ctx, p, h.Node, b)
 		for i, k := range stopped {
 			if err == nil && taken[i] {
 				p.forwards.open(k, h.Node, time.Now(), p.sendPacket)
@@ -236,9 +233,10 @@ func (n *Node) drainTo(ctx context.Context, p *parts, h heir, keys []cluster.Key
 	}
 }
 
-// stop ends sending to devices of ours and returns their exports for the heir, in the same order. A device with which
+// stop ends sending to devices of ours and returns what the heir needs of them, in the same order. A device with which
 // a handshake is under way stays until that is over.
-func (n *Node) stop(p *parts, h heir, keys []cluster.Key) (stopped []cluster.Key, exports [][]byte) {
+func (n *Node) stop(p *parts, h heir, keys []cluster.Key) (stopped []cluster.Key, out bequest) {
+	out.Final = true
 	p.rows.Lock()
 	defer p.rows.Unlock()
 	for _, k := range keys {
@@ -253,9 +251,10 @@ func (n *Node) stop(p *parts, h heir, keys []cluster.Key) (stopped []cluster.Key
 		}
 		p.stances[k] = handed
 		p.steering.lose(k)
-		stopped, exports = append(stopped, k), append(exports, b)
+		own, _ := p.sessions.Own(k)
+		stopped, out.Exports, out.Epochs = append(stopped, k), append(out.Exports, b), append(out.Epochs, own.Epoch)
 	}
-	return stopped, exports
+	return stopped, out
 }
 
 // resume serves a device again that no heir has taken, as far as we know: if one has all the same, its claim comes.
@@ -272,36 +271,4 @@ func (n *Node) resume(p *parts, k cluster.Key) {
 		p.vpn.Deliver(k, packet)
 	}
 	n.settle(p, k)
-}
-
-// onHeard is for a device that still talks to this gateway though another has it. p.rows is held.
-func (n *Node) onHeard(p *parts, k cluster.Key) {
-	now := time.Now()
-	to, since := p.forwards.heir(k)
-	is := p.stance(k)
-	if is == handed && to.IsZero() {
-		return // its heir has not answered yet
-	}
-	next, m := is.heard(now.Sub(since), p.departing.Load())
-	if m == callAgain {
-		_ = p.mesh.Send(mesh.ID(to), kindKnock, k[:]) // it is heard again
-	} else if is == handed && m == recall {
-		p.kept[k] = now.Add(keepFor)
-	}
-	n.turn(p, k, next, m)
-}
-
-// onKnock calls a device that its former gateway still hears.
-func (n *Node) onKnock(p *parts) mesh.Handler {
-	return func(_ context.Context, _ mesh.ID, payload []byte) ([]byte, error) {
-		var k cluster.Key
-		if len(payload) != len(k) {
-			return nil, errors.New("not a device")
-		}
-		copy(k[:], payload)
-		if p.serves(k) {
-			p.vpn.Keepalive(k)
-		}
-		return nil, nil
-	}
 }

@@ -13,7 +13,9 @@ import (
 )
 
 // those returns the devices that are at a gateway.
-func those(t *testing.T, devices []*nodetest.Device, at *nodetest.Gateway, gateways ...*nodetest.Gateway) (out []*nodetest.Device) {
+func those(
+	t *testing.T, devices []*nodetest.Device, at *nodetest.Gateway, gateways ...*nodetest.Gateway,
+) (out []*nodetest.Device) {
 	t.Helper()
 	for _, d := range devices {
 		if d.At(t, gateways...) == at {

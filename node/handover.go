@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -33,6 +34,7 @@ const (
 type bequest struct {
 	Final   bool     `cbor:"1,keyasint,omitempty"` // the sender has stopped: take over now
 	Exports [][]byte `cbor:"2,keyasint"`
+	Epochs  []uint64 `cbor:"3,keyasint,omitempty"` // of the sender's sessions, which may come later; Final only, one for each export
 }
 
 var errHandover = errors.New("hand-over is out of bounds")
@@ -42,6 +44,9 @@ func decodeBequest(b []byte) (h bequest, err error) {
 		return bequest{}, err
 	}
 	if len(h.Exports) == 0 || len(h.Exports) > handoverCount {
+		return bequest{}, errHandover
+	}
+	if h.Final && len(h.Epochs) != len(h.Exports) || slices.Contains(h.Epochs, math.MaxUint64) {
 		return bequest{}, errHandover
 	}
 	return h, nil
@@ -96,8 +101,8 @@ func heirOf(device cluster.Key, owner cluster.Node, alive []heir) heir {
 	return heir{}
 }
 
-// export begins to send what is due to the heirs, to all at once. What is due to one that has not answered yet waits for
-// that: a gateway that is stuck holds up nobody else's.
+// export begins to send what is due to the heirs, to all at once. What is due to one that has not answered yet waits
+// for that: a gateway that is stuck holds up nobody else's.
 func (n *Node) export(ctx context.Context, p *parts, alive []heir, calls *errgroup.Group) {
 	due := map[heir][]cluster.Key{}
 	idle := func(k cluster.Key) bool { return !p.exports.busy(heirOf(k, n.self, alive).Node) }
@@ -116,7 +121,8 @@ func (n *Node) export(ctx context.Context, p *parts, alive []heir, calls *errgro
 	}
 }
 
-// exportTo sends sessions to their heir, call by call, until one fails. What is left is tried again when its time comes.
+// exportTo sends sessions to their heir, call by call, until one fails. What is left is tried again when its time
+// comes.
 func (n *Node) exportTo(ctx context.Context, p *parts, h heir, keys []cluster.Key) {
 	for len(keys) > 0 && ctx.Err() == nil {
 		var batch []cluster.Key
@@ -197,6 +203,7 @@ func (n *Node) onHandover(p *parts) mesh.Handler {
 		}
 		taken := make([]bool, len(h.Exports))
 		var devices []cluster.Key
+		var epochs []uint64
 		for i, e := range h.Exports {
 			k, err := p.vpn.Import(e)
 			clear(e)
@@ -210,9 +217,12 @@ func (n *Node) onHandover(p *parts) mesh.Handler {
 			}
 			taken[i] = true
 			devices = append(devices, k)
+			if h.Final {
+				epochs = append(epochs, h.Epochs[i])
+			}
 		}
 		if h.Final {
-			n.receive(p, devices)
+			n.receive(p, devices, epochs)
 		}
 		return cbor.Marshal(taken)
 	}
@@ -224,15 +234,16 @@ func (p *parts) mayGive(from cluster.Node, k cluster.Key) bool {
 	return !owned || s.Owner == from || s.Owner != p.peers.self && !p.peers.isAlive(s.Owner)
 }
 
-// receive takes over devices whose gateway has stopped sending to them.
-func (n *Node) receive(p *parts, devices []cluster.Key) {
+// receive takes over devices whose gateway has stopped sending to them. epochs are those of its sessions.
+func (n *Node) receive(p *parts, devices []cluster.Key, epochs []uint64) {
 	now := n.store.Now()
 	sessions := make([]cluster.Session, 0, len(devices))
-	for _, k := range devices {
+	for i, k := range devices {
 		s, ok := p.sessions.Owner(k)
 		if !ok { // confirmed so recently that we have not heard of it
 			s = cluster.Session{Device: k, Since: now, Handshake: now}
 		}
+		s.Epoch = max(s.Epoch, epochs[i])
 		sessions = append(sessions, s)
 	}
 	n.succeed(p, sessions, true)

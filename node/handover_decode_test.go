@@ -12,7 +12,7 @@ import (
 )
 
 func FuzzDecodeBequest(f *testing.F) {
-	b, err := cbor.Marshal(bequest{Final: true, Exports: [][]byte{make([]byte, 289), {}}})
+	b, err := cbor.Marshal(bequest{Final: true, Exports: [][]byte{make([]byte, 289), {}}, Epochs: []uint64{1, 2}})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -57,7 +57,8 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 		now := n.cfg.Now()
 		owner, owned := p.sessions.Owner(device)
 		heir, _ := p.forwards.heir(device)
-		v := p.steering.decide(knock{device: device, now: now, owner: owner, owned: owned, heir: heir, alive: p.peers.serves},
+		k := knock{device: device, now: now, owner: owner, owned: owned, heir: heir, alive: p.peers.serves}
+		v := p.steering.decide(k,
 			func(answering int, r *rand.Rand) (cluster.Node, bool) {
 				own := cluster.Load{
 					Node: n.self, Sessions: p.vpn.Count() + answering, Capacity: n.cfg.Capacity, Draining: !p.ready.Load() || p.draining.Load(),

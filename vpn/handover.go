@@ -39,8 +39,8 @@ func (g *Gateway) Incarnation() uint64 { return g.incarnation }
 //
 // With final this gateway stops sending under those keys first, but goes on opening what comes in: packets for the
 // device go to Config.Forward from then on, until Drop, the end of the keys, new keys or Unmute. If the device is still
-// heard handedGrace later, the event Heard is told, and again each heardAgain. Errors: ErrNoSession, also of a device that
-// is muted, ErrNoParts, and with final ErrBusy.
+// heard handedGrace later, the event Heard is told, and again each heardAgain. Errors: ErrNoSession, also of a device
+// that is muted, ErrNoParts, and with final ErrBusy.
 func (g *Gateway) Export(k Key, to uint64, final bool) ([]byte, error) {
 	p := g.peer(k)
 	if p == nil {
@@ -124,10 +124,10 @@ func (g *Gateway) exportPair(kp *keypair, to uint64, final bool, now time.Durati
 	}, true
 }
 
-// Import keeps an export until it is taken over, replaced or its keys are too old, and says whose it is. Nothing is sent
-// and nothing is accepted under its keys until TakeOver. It copies. It refuses what is malformed, made for another
-// incarnation, too old, of a device that is not enrolled, or not above all that was held of those keys before. Drop
-// leaves it: it is of another gateway's session.
+// Import keeps an export until it is taken over, replaced or its keys are too old, and says whose it is. Nothing is
+// sent and nothing is accepted under its keys until TakeOver. It copies. It refuses what is malformed, made for
+// another incarnation, too old, of a device that is not enrolled, or not above all that was held of those keys before.
+// Drop leaves it: it is of another gateway's session.
 func (g *Gateway) Import(export []byte) (Key, error) {
 	h, err := g.openExport(export)
 	if err == nil {

@@ -38,7 +38,8 @@ func (t *TUN) followLink(updates chan netlink.LinkUpdate, unwatch <-chan struct{
 		case <-time.After(relinkPause):
 		}
 		updates = make(chan netlink.LinkUpdate, 16)
-		if err := netlink.LinkSubscribeWithOptions(updates, unwatch, netlink.LinkSubscribeOptions{ListExisting: true}); err != nil {
+		asking := netlink.LinkSubscribeOptions{ListExisting: true}
+		if err := netlink.LinkSubscribeWithOptions(updates, unwatch, asking); err != nil {
 			t.tell(tun.EventDown)
 			return nil //nolint:nilerr // told
 		}

@@ -93,8 +93,8 @@ type Drain struct {
 
 // Drained says what became of the devices of a gateway.
 type Drained struct {
-	Moved int `json:"moved"` // taken by other gateways
-	Left  int `json:"left"`  // still served here
+	Moved int `json:"moved"` // heard by other gateways
+	Left  int `json:"left"`  // served here, or not heard by their new gateway yet
 }
 
 // Device is one enrolled device and where it is connected.

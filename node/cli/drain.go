@@ -12,9 +12,9 @@ import (
 func drainCommand() *cli.Command {
 	return &cli.Command{
 		Name: "drain", Usage: "give the devices of this gateway to others, and take no new ones",
-		Description: "It returns when other gateways have heard the devices, or when no more of them go; the gateway keeps giving\n" +
-			"away those that are left until --undo. A device keeps its keys meanwhile and gets new ones from its new\n" +
-			"gateway a few seconds later. The end of `gatemesh up` by a signal does the same first.",
+		Description: "It returns when other gateways have heard the devices, or when no more of them go; those that are left are\n" +
+			"tried on until --undo. A device keeps its keys meanwhile and gets new ones from its new gateway a few\n" +
+			"seconds later. The end of `gatemesh up` by a signal does the same first.",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "undo", Usage: "take devices again"}, jsonFlag},
 		Action: func(c *cli.Context) error {
 			if err := noArgs(c); err != nil {
@@ -35,7 +35,7 @@ func drainCommand() *cli.Command {
 				}
 				return &node.HintError{
 					Err:  fmt.Errorf("%d devices are not at another gateway yet", d.Left),
-					Hint: "they are tried on; one that is switched off, or that only this gateway reaches, stays until its keys end",
+					Hint: "they are tried on; one that is off, or that only this gateway reaches, stays until its keys end",
 				}
 			})
 		},
