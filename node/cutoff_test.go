@@ -91,6 +91,7 @@ func newSplit(t *testing.T, w *nodetest.World) *split {
 func (s *split) cut(w *nodetest.World) {
 	w.Net.Cut(addrs(s.all[2].Addr), addrs(s.all[0].Addr, s.all[1].Addr))
 }
+
 func (s *split) heal(w *nodetest.World) {
 	w.Net.Heal(addrs(s.all[2].Addr), addrs(s.all[0].Addr, s.all[1].Addr))
 }
