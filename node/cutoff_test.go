@@ -89,8 +89,13 @@ func newSplit(t *testing.T, w *nodetest.World) *split {
 	return s
 }
 
-func (s *split) cut(w *nodetest.World)  { w.Net.Cut(addrs(s.all[2].Addr), addrs(s.all[0].Addr, s.all[1].Addr)) }
-func (s *split) heal(w *nodetest.World) { w.Net.Heal(addrs(s.all[2].Addr), addrs(s.all[0].Addr, s.all[1].Addr)) }
+func (s *split) cut(w *nodetest.World) {
+	w.Net.Cut(addrs(s.all[2].Addr), addrs(s.all[0].Addr, s.all[1].Addr))
+}
+
+func (s *split) heal(w *nodetest.World) {
+	w.Net.Heal(addrs(s.all[2].Addr), addrs(s.all[0].Addr, s.all[1].Addr))
+}
 
 // rest heals the split and fails unless no device notices and all agree.
 func (s *split) rest(t *testing.T, w *nodetest.World) {
