@@ -118,7 +118,7 @@
 //	floors before the replay filter         floor.go     TestFloors, FuzzRaiseFloors
 //	colliding indices                       index.go     TestCollidingIndices
 //	quiet: muted, or exported for good      quiet.go     TestMute, TestOwnInitiationEndsMute, TestPlannedHandOverLosesNothing, TestFailedHandOverIsTakenBack
-//	alone: silence is no reason to call     quiet.go     TestAloneBeginsNothing
+//	alone: no handshake unless heard        quiet.go     TestAloneBeginsNothing
 //	unknown indices, at a bounded rate      stranger.go  TestUnknownMessagesAreTold
 //
 // # Locks
