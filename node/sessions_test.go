@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gatemesh/cluster"
+	"gatemesh/mesh"
 	"gatemesh/vpn"
 )
 
@@ -78,5 +79,26 @@ func TestInherit(t *testing.T) {
 	}
 	if first < 60 || first > 140 {
 		t.Errorf("%d of 200 devices fall to the first of two equal heirs", first)
+	}
+}
+
+func TestDoubt(t *testing.T) {
+	p, id := newPeers(cluster.Node{1}), mesh.ID{2}
+	for _, step := range []struct {
+		kind mesh.EventKind
+		want bool
+	}{
+		{mesh.Up, false},
+		{mesh.Synced, false},
+		{mesh.Down, true},
+		{mesh.Up, true}, // it has not told yet what it did
+		{mesh.Synced, false},
+		{mesh.Down, true},
+		{mesh.Left, false},
+	} {
+		p.on(mesh.Event{Kind: step.kind, Member: mesh.Member{ID: id}}, time.Now())
+		if got := p.doubt(); got != step.want {
+			t.Errorf("in doubt after %v: %v", step.kind, got)
+		}
 	}
 }

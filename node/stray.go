@@ -106,6 +106,8 @@ func (n *Node) guide(ctx context.Context, p *parts) error {
 //
 //	another, alive ──────────► pass the message on
 //	another, dead, keys held ► take over, open
+//	none; from one of ours,
+//	   in doubt or taken over ► it made its keys with a gateway that we do not hear: initiate
 //	ours ────────────────────► the device made its keys with a gateway that died with them: initiate to where it is known to be
 func (n *Node) guideOne(p *parts, s stray, now time.Time) {
 	owner, ok := p.sessions.ByIndex(s.index)
