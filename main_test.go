@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -100,6 +102,15 @@ func freePort() (string, error) {
 	return "", fmt.Errorf("no port is free for both UDP and TCP")
 }
 
+// status runs the status command in this process, one at a time: urfave/cli keeps its help flag in a variable.
+func status(socket string, out, errs io.Writer) int {
+	asking.Lock()
+	defer asking.Unlock()
+	return cli.Main([]string{"gatemesh", "--socket", socket, "status", "--json"}, out, errs)
+}
+
+var asking sync.Mutex
+
 func ready(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: ready SOCKET")
@@ -107,7 +118,7 @@ func ready(ts *testscript.TestScript, neg bool, args []string) {
 	var last string
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		var out, errs bytes.Buffer
-		if cli.Main([]string{"gatemesh", "--socket", args[0], "status", "--json"}, &out, &errs) == 0 &&
+		if status(args[0], &out, &errs) == 0 &&
 			strings.Contains(out.String(), `"ready": true`) {
 			return
 		}
