@@ -22,6 +22,10 @@ check:
 lab:
     go test -count=1 -timeout 60m -v -run TestLab ./node -lab.full
 
+# 200 stock devices for half an hour, with churn (root)
+soak:
+    go test -count=1 -timeout 50m -v -run TestLabSoak ./node -lab.soak=30m
+
 lab-strict:
     go test -count=1 -timeout 60m -v -run TestLab ./node -lab.full -lab.strict
 
