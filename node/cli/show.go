@@ -57,7 +57,7 @@ func gatewayList(c *cli.Context) error {
 		rows := make([]table.Row, 0, len(gateways))
 		for _, g := range gateways {
 			rows = append(rows, table.Row{
-				g.Name, g.State, fmt.Sprintf("%d/%d", g.Sessions, g.Capacity), dash(g.Public), dash(g.Mesh),
+				g.Name, state(g), fmt.Sprintf("%d/%d", g.Sessions, g.Capacity), dash(g.Public), dash(g.Mesh),
 				g.OS + "/" + g.Arch, dash(g.Version), g.ID,
 			})
 		}
@@ -85,4 +85,12 @@ func keyCommand() *cli.Command {
 			},
 		}},
 	}
+}
+
+// state is what a gateway is doing, in a word.
+func state(g api.Gateway) string {
+	if g.State == api.Alive && g.Draining {
+		return "draining"
+	}
+	return g.State
 }
