@@ -31,9 +31,9 @@ type peers struct {
 func newPeers(self cluster.Node) *peers {
 	total, _ := suspended()
 	return &peers{
-		suspended: total,
-		self:      self, loads: map[cluster.Node]*peerLoad{}, alive: map[cluster.Node]bool{}, fallen: map[cluster.Node]bool{}, silent: map[cluster.Node]bool{}, back: map[cluster.Node]bool{},
-		synced: map[cluster.Node]bool{}, wake: make(chan struct{}),
+		self: self, suspended: total, loads: map[cluster.Node]*peerLoad{}, wake: make(chan struct{}),
+		alive: map[cluster.Node]bool{}, fallen: map[cluster.Node]bool{}, silent: map[cluster.Node]bool{},
+		back: map[cluster.Node]bool{}, synced: map[cluster.Node]bool{},
 	}
 }
 

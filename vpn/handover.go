@@ -171,9 +171,6 @@ func (g *Gateway) openExport(export []byte) (*held, error) {
 	return h, nil
 }
 
-// Held returns the devices of which there are imports to be taken over.
-func (g *Gateway) Held() []Key { return g.vault.devices() }
-
 // Holds reports whether there is an import of a device to be taken over.
 func (g *Gateway) Holds(k Key) bool { return g.vault.holds(k) }
 

@@ -45,13 +45,6 @@ func remoteOf(key Key) *remote {
 	return &remote{key: key, public: parsePublic(key[:]), mac1Key: mac1Key(key), cookieKey: hash([]byte(labelCookie), key[:])}
 }
 
-// newRemote also returns the secret that both static keys share. It costs one X25519.
-func (id *identity) newRemote(key Key) (r *remote, secret [32]byte, err error) {
-	r = remoteOf(key)
-	secret, err = id.shared(r)
-	return r, secret, err
-}
-
 // shared is the secret that both static keys share. It costs one X25519.
 func (id *identity) shared(r *remote) (secret [32]byte, err error) {
 	shared, err := id.private.ECDH(r.public)

@@ -283,3 +283,10 @@ func FuzzHandshake(f *testing.F) {
 		}
 	})
 }
+
+// newRemote also returns the secret that both static keys share. It costs one X25519.
+func (id *identity) newRemote(key Key) (r *remote, secret [32]byte, err error) {
+	r = remoteOf(key)
+	secret, err = id.shared(r)
+	return r, secret, err
+}

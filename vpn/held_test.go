@@ -85,3 +85,6 @@ func TestExportOfFormerOwnerIsRefused(t *testing.T) {
 	old.created += 2*maxTransit - maxTransit/2 // what transit can make of keys made later
 	mustImport(t, c, mustExport(t, a, c, p.key))
 }
+
+// Held are the devices of which there are imports.
+func (g *Gateway) Held() []Key { return g.vault.devices() }
