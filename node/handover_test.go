@@ -297,7 +297,7 @@ func TestDrainDuringHandshake(t *testing.T) {
 		c.Stop()
 		time.Sleep(5 * time.Second)
 		lost, gap := stop()
-		if lost > 9 || gap > 300*time.Millisecond { // some may be with the heir as their device is c's again
+		if lost > 3 || gap > 300*time.Millisecond { // a packet each may be with the heir as its device is c's again
 			t.Errorf("%d pings lost, longest gap %v", lost, gap)
 		}
 		atRest(t, devices, a, b)

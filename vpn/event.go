@@ -71,7 +71,8 @@ type outbox struct {
 // notice is an event that waits to be told.
 type notice struct {
 	Event
-	roamer *peer // of Roamed, else nil
+	roamer *peer    // of Roamed, else nil
+	keys   *keypair // of Confirmed, of new keys; else nil
 }
 
 func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1)} }

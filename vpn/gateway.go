@@ -237,6 +237,9 @@ func (g *Gateway) notify(ctx context.Context) error {
 		case <-g.outbox.wake:
 			for _, n := range g.outbox.take() {
 				g.cfg.Notify(n.settle())
+				if n.keys != nil {
+					n.keys.untold.Store(false)
+				}
 			}
 		}
 	}

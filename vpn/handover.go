@@ -14,7 +14,8 @@ var ErrNoSession = errors.New("no session with that device")
 // is begun within RekeyTimeout of the last one or while Alone forbids it, so whoever waits for new keys asks again.
 var ErrNoParts = errors.New("session cannot be handed over before its next handshake")
 
-// ErrBusy says that a handshake with a device is under way: its keys would be known to nobody else.
+// ErrBusy says that a handshake with a device is under way, or that its confirmation was not told yet: the new keys would
+// be known to nobody else.
 var ErrBusy = errors.New("a handshake with that device is under way")
 
 // busyLeast is how long after an initiation or a response a handshake is taken to be under way. A device that answers
@@ -77,7 +78,7 @@ func (g *Gateway) export(p *peer, to uint64, final bool, now time.Duration) (s s
 	if p.dead.Load() || p.quiet.Load() && !p.handed.Load() || current == nil || current.expired(now) {
 		return s, ErrNoSession
 	}
-	if final && p.shaking(now) {
+	if final && (p.shaking(now) || current.untold.Load()) { // told afterwards, a confirmation would undo it
 		return s, ErrBusy
 	}
 	s = session{to: to, from: g.incarnation, device: p.key, received: p.received, sent: p.sent}

@@ -1,9 +1,11 @@
 package vpn
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"gatemesh/vpn/vpntest"
@@ -84,6 +86,26 @@ func TestExportOfFormerOwnerIsRefused(t *testing.T) {
 	}
 	old.created += 2*maxTransit - maxTransit/2 // what transit can make of keys made later
 	mustImport(t, c, mustExport(t, a, c, p.key))
+}
+
+// A confirmation that is told after its session was given away would look like one of new keys.
+func TestConfirmationIsToldBeforeFinalExport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, p, _ := exporter(t)
+		p.mu.Lock()
+		a.establish(p, p.endpoint.Load())
+		p.mu.Unlock()
+		if _, err := a.Export(p.key, b.Incarnation(), true); !errors.Is(err, ErrBusy) || p.quiet.Load() {
+			t.Fatalf("before it is told: %v", err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go a.notify(ctx)
+		synctest.Wait()
+		if _, err := a.Export(p.key, b.Incarnation(), true); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+		cancel()
+	})
 }
 
 // Held are the devices of which there are imports.

@@ -19,6 +19,7 @@ type keypair struct {
 	foreign   bool                    // local was drawn by another gateway
 	confirmed atomic.Bool             // the device has proven to us that it has the keys
 	imported  atomic.Bool             // taken over: sending is allowed, a new address is only a candidate
+	untold    atomic.Bool             // Notify has not heard yet that they are confirmed
 	share     atomic.Pointer[share]   // the keys left this gateway or came to it; nil: neither
 	chain     atomic.Pointer[keypair] // the next one in its slot of the index table
 	sealer    sealer

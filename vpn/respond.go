@@ -220,7 +220,9 @@ func (g *Gateway) establish(p *peer, from *endpoint) {
 	}
 	g.route(p)
 	g.count.confirmed.Add(1)
-	g.outbox.put(&notice{Event: p.event(Confirmed, p.handshake)})
+	current := p.current.Load()
+	current.untold.Store(true)
+	g.outbox.put(&notice{Event: p.event(Confirmed, p.handshake), keys: current})
 	p.roamed = nil // what comes now is told after it
 }
 
@@ -252,7 +254,7 @@ func (g *Gateway) roam(p *peer, from *endpoint) {
 	}
 	g.locate(p, from)
 	if old != nil && old.addr != from.addr && p.roamed == nil {
-		p.roamed = &notice{p.event(Roamed, g.cfg.Now()), p}
+		p.roamed = &notice{Event: p.event(Roamed, g.cfg.Now()), roamer: p}
 		g.outbox.put(p.roamed)
 	}
 }
