@@ -23,8 +23,9 @@ var histories = flag.Int("model.histories", 250, "histories of TestClaimHistorie
 const (
 	modelParts  = 32
 	modelWindow = 64
-	modelHelp   = 10 * time.Second // from the healing on, if the client's gateway knows its keys
-	modelRest   = 40 * time.Second // from the healing on: two attempts of the client's own to find a gateway
+	modelHelp   = 20 * time.Second  // from the healing on, if the client's gateway knows its keys: rarely it gives way to one with older keys and a faster clock, and the client notices by itself 15 s after it said something
+	modelRest   = 40 * time.Second  // from the healing on: two attempts of the client's own to find a gateway
+	modelLife   = 180 * time.Second // of keys
 	ms          = time.Millisecond
 )
 
@@ -399,9 +400,9 @@ func (g *modelGateway) confirmed() {
 }
 
 func (g *modelGateway) forget(dropped bool) {
-	was, known := g.current != 0 || g.initiating != 0, g.known
+	known := g.known
 	g.keys, g.current, g.next, g.quiet, g.muteUntil, g.initiating, g.known = map[uint64]*modelKey{}, 0, 0, false, 0, 0, false
-	if !was || !known {
+	if !known {
 		return
 	}
 	boot := g.boot
@@ -1003,9 +1004,28 @@ func (m *model) rest() string {
 	}
 	m.client.lost, m.client.answered = 0, 0
 	m.run(20 * time.Second)
+	lost, answered := m.client.lost, m.client.answered
+	for range modelLife / (5 * time.Second) { // what is muted goes with the next handshake or with its keys
+		if m.parted() == "" {
+			break
+		}
+		m.run(5 * time.Second)
+		m.expire()
+	}
+	if wrong := m.parted(); wrong != "" {
+		return wrong
+	}
+	if lost > 1 || answered < 10 { // a handshake may cost one
+		return fmt.Sprintf("%d pings lost and %d answered at rest", lost, answered)
+	}
+	return m.broken
+}
+
+// parted says where the gateways and the client do not agree on the owner and its keys.
+func (m *model) parted() string {
 	owner, ok := m.gws[0].table.Owner(modelDevice)
-	if !ok || owner.Claimed {
-		return fmt.Sprintf("owner %v claimed %v after %v", ok, owner.Claimed, m.now)
+	if !ok {
+		return fmt.Sprintf("no owner after %v", m.now)
 	}
 	for _, g := range m.gws {
 		if o, ok := g.table.Owner(modelDevice); !ok || o != owner {
@@ -1016,13 +1036,13 @@ func (m *model) rest() string {
 		}
 	}
 	o := m.gws[owner.Owner[0]-1]
+	if k := o.keys[o.current]; owner.Claimed && (k == nil || k.imported) { // its own keys need no confirmation
+		return fmt.Sprintf("the claim of %d was not confirmed after %v", o.i, m.now)
+	}
 	if m.client.endpoint != o.i || m.client.current != o.current || o.quiet {
 		return fmt.Sprintf("the client is at %d with key %d, the owner %d has %d, quiet %v", m.client.endpoint, m.client.current, o.i, o.current, o.quiet)
 	}
-	if m.client.lost > 1 || m.client.answered < 10 { // a handshake may cost one
-		return fmt.Sprintf("%d pings lost and %d answered at rest", m.client.lost, m.client.answered)
-	}
-	return m.broken
+	return ""
 }
 
 // history runs one history that rapid or a seed draws.
