@@ -71,6 +71,7 @@ type Store struct {
 	print    uint64
 	deltas   deltas
 	contests contests
+	pipeline pipeline
 }
 
 // Open opens the store of a gateway, or makes it. It returns an *InUseError if
@@ -95,6 +96,7 @@ func Open(cfg Config) (*Store, error) {
 		closing: make(chan struct{}), stopped: make(chan struct{}),
 		heads: map[author]head{}, contests: contests{},
 	}
+	s.pipeline = pipeline{store: s, next: newGroup(), landed: make(chan error, 1)}
 	s.begin()
 	if err := s.load(cfg.Now); err != nil {
 		_ = db.Close()
