@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"time"
-
 )
 
 const (
@@ -54,8 +53,10 @@ func (s *Store) Run(ctx context.Context) error {
 	defer s.stopOnce.Do(func() { close(s.stopped) })
 	p := &s.pipeline
 	defer p.release()
-	timer := time.NewTimer(s.contests.wait(time.Now()))
+	timer := time.NewTimer(s.wait())
 	defer timer.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	for {
 		var err error
 		select {
@@ -72,6 +73,9 @@ func (s *Store) Run(ctx context.Context) error {
 			}
 		case <-s.raise:
 			p.take(newRequest(nil))
+		case <-look.C:
+			_ = s.volume.look() // writes are told
+			s.volume.keep()
 		case <-timer.C:
 		}
 		if err == nil {
@@ -83,12 +87,25 @@ func (s *Store) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		timer.Reset(s.contests.wait(time.Now()))
+		timer.Reset(s.wait())
 	}
+}
+
+// wait is how long the committer has no work of its own.
+func (s *Store) wait() time.Duration {
+	if s.volume.readOnly.Load() {
+		return time.Hour // or until there is room
+	}
+	return s.contests.wait(time.Now())
 }
 
 // upkeep does the committer's own work, when there is some: with nothing on its way.
 func (s *Store) upkeep() error {
+	if s.volume.readOnly.Load() {
+		return nil
+	}
+	s.pipeline.own = true
+	defer func() { s.pipeline.own = false }()
 	if s.cloned.Swap(false) {
 		if err := s.renew(); err != nil {
 			return fmt.Errorf("renew incarnation: %w", err)
@@ -98,6 +115,9 @@ func (s *Store) upkeep() error {
 		if err := s.settle(now); err != nil {
 			return fmt.Errorf("settle addresses: %w", err)
 		}
+	}
+	if err := s.forget(); err != nil {
+		return fmt.Errorf("forget requests: %w", err)
 	}
 	return nil
 }
@@ -187,10 +207,13 @@ func (s *Store) tell(changed map[ref]struct{}) {
 // update runs a local transaction and waits until it is durable. When ctx ends
 // first, the transaction may still be carried out.
 func (s *Store) update(ctx context.Context, run func(*tx) error) error {
-	return s.submit(ctx, newRequest(run))
+	return s.submit(ctx, newRequest(s.once(ctx, run)))
 }
 
 func (s *Store) submit(ctx context.Context, r *request) error {
+	if err := s.volume.refusal(); err != nil {
+		return err
+	}
 	select {
 	case s.requests <- r:
 	case <-ctx.Done():

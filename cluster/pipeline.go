@@ -26,12 +26,14 @@ const (
 // Only the committer uses it.
 type pipeline struct {
 	store  *Store
-	base   *badger.Txn // a committed state, with all before flying; nil: not open
+	send   func(o overlay, done chan<- error) error // [Store.send], but in a test of failures
+	base   *badger.Txn                              // a committed state, with all before flying; nil: not open
 	next   *group
 	flying *group     // nil: none
 	landed chan error // buffered 1: what became of flying
 	held   *request   // does not fit into next
 	last   int        // requests in the group before
+	own    bool       // next is the committer's own work, which a disk that is nearly full does not stop half-way
 }
 
 // group is requests that are written together.
@@ -118,11 +120,19 @@ func (l layered) get(key []byte) ([]byte, error) {
 	return l.below.get(key)
 }
 
-// launch sends the next group on its way, unless there is none or one is under way.
+// launch sends the next group on its way, unless there is none or one is under way. What there is no room for is
+// refused.
 func (p *pipeline) launch() error {
 	g := p.next
 	if p.flying != nil || len(g.done) == 0 {
 		return nil
+	}
+	if err := p.store.volume.look(); err != nil && !p.own {
+		p.refuse(g, err)
+		p.next = newGroup()
+		p.release()
+		p.retry()
+		return p.launch()
 	}
 	if p.base == nil { // opened later it would wait for this group
 		p.base = p.store.db.NewTransaction(false)
@@ -135,14 +145,19 @@ func (p *pipeline) launch() error {
 	}
 	if len(g.writes) == 0 {
 		p.landed <- nil
-	} else if err := p.store.send(g.writes, p.landed); err != nil {
+	} else if err := p.send(g.writes, p.landed); err != nil {
 		return p.land(err)
 	}
+	p.retry()
+	return nil
+}
+
+// retry carries out the request that did not fit before.
+func (p *pipeline) retry() {
 	if r := p.held; r != nil {
 		p.held = nil
 		p.take(r)
 	}
-	return nil
 }
 
 // land takes in what became of the group under way. An error of the store goes to all who wait.
