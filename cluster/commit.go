@@ -157,6 +157,7 @@ func (s *Store) perform(r *request, t *tx) error {
 		return nil
 	}
 	t.time, _ = s.clock.next()
+	t.horizon = horizon(s.clock.now())
 	if err := r.run(t); err != nil {
 		return err
 	}
@@ -195,7 +196,7 @@ func (s *Store) publish(group overlay, rs []*request, failed []error) {
 			continue
 		}
 		maps.Copy(changed, r.tx.refs)
-		push = push || (r.local && len(r.tx.refs) > 0)
+		push = push || (r.local && len(r.tx.refs) > 0) || r.tx.seq > 0 // a merge may list conflicts
 	}
 	if push {
 		select {

@@ -1,9 +1,7 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -34,7 +32,7 @@ func readSetting(r reader, name string) ([]byte, bool, error) {
 	if len(name) > maxID {
 		return nil, false, nil
 	}
-	e, err := readEntity(r, settingRef(name))
+	e, err := readShown(r, settingRef(name))
 	if err != nil {
 		return nil, false, err
 	}
@@ -50,8 +48,14 @@ func readSetting(r reader, name string) ([]byte, bool, error) {
 // Names have 1 to 128 bytes.
 func (s *Store) SetSettings(ctx context.Context, values map[string][]byte) error {
 	for name := range values {
-		if name == "" || len(name) > maxID {
-			return fmt.Errorf("setting name of %d bytes: %w", len(name), ErrTooLarge)
+		if err := checkLength("setting name", len(name), maxID); err != nil {
+			return err
+		}
+		if name == "" {
+			return &LimitError{What: "setting name", Min: 1, Max: maxID}
+		}
+		if err := checkLength("setting "+name, len(values[name]), MaxValue); err != nil {
+			return err
 		}
 	}
 	return s.update(ctx, func(t *tx) error { return t.setSettings(values) })
@@ -59,11 +63,11 @@ func (s *Store) SetSettings(ctx context.Context, values map[string][]byte) error
 
 func (t *tx) setSettings(values map[string][]byte) error {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		old, ok, err := readSetting(t, name)
+		e, err := t.entity(settingRef(name))
 		if err != nil {
 			return err
 		}
-		if ok && bytes.Equal(old, values[name]) {
+		if e.get(fieldValue) != nil && t.stands(settingRef(name), fieldValue, values[name]) {
 			continue
 		}
 		if err := t.put(settingRef(name), fieldValue, values[name]); err != nil {

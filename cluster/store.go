@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/bits"
@@ -71,6 +72,9 @@ type Store struct {
 	print    uint64
 	deltas   deltas
 	contests contests
+	// conflicts is how many are listed, held how many entities have cells of the far future.
+	conflicts, held uint64
+	ripenAt         time.Time // before it nothing held is looked through
 }
 
 // Open opens the store of a gateway, or makes it. It returns an *InUseError if
@@ -149,7 +153,7 @@ func (s *Store) load(now func() time.Time) error {
 		r := snapshot{txn}
 		for key, to := range map[string]*uint64{
 			string(metaFormat): &found, string(metaCeiling): &ceiling,
-			string(metaPrint): &s.print, string(metaDevices): &devices,
+			string(metaPrint): &s.print, string(metaDevices): &devices, string(metaConflicts): &s.conflicts,
 		} {
 			n, err := readNumber(r, []byte(key))
 			if err != nil {
@@ -165,7 +169,7 @@ func (s *Store) load(now func() time.Time) error {
 		}
 		heads, err := readHeads(txn)
 		s.heads = heads
-		return err
+		return errors.Join(err, eachHeld(txn, func(ref, *entity, *entity) { s.held++ }))
 	})
 	if err != nil {
 		return fmt.Errorf("open store %s: %w", s.dir, err)
@@ -192,10 +196,15 @@ func (s *Store) remember(group overlay) {
 			s.heads[author([]byte(k[1:]))] = decodeHead(v)
 		case atContest:
 			s.contests.note(k, v != nil)
+		case atHeld:
+			s.held++ // at least as many as there are; ripen looks
 		}
 	}
 	if v, ok := group[string(metaPrint)]; ok {
 		s.print = binary.BigEndian.Uint64(v)
+	}
+	if v, ok := group[string(metaConflicts)]; ok {
+		s.conflicts = binary.BigEndian.Uint64(v)
 	}
 	if v, ok := group[string(metaDevices)]; ok {
 		devices = binary.BigEndian.Uint64(v)
