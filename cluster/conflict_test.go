@@ -254,7 +254,7 @@ func TestResolveConflict(t *testing.T) {
 func TestReaddressed(t *testing.T) {
 	a, b := withPool(t, replica(t, 0), "10.0.0.0/28"), replica(t, 1)
 	converge(t, a, b)
-	for i := range 4 {
+	for i := range 6 {
 		add(t, a, fmt.Sprint("a", i), testKey(i))
 		add(t, b, fmt.Sprint("b", i), testKey(10+i))
 	}
