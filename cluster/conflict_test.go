@@ -425,3 +425,34 @@ func TestSeen(t *testing.T) {
 		t.Errorf("%d stamps, or not the newest", len(got))
 	}
 }
+
+// FuzzLoss feeds the values of conflicts and tokens: each is refused or shown.
+func FuzzLoss(f *testing.F) {
+	s := replica(f, 0)
+	check(f, s.SetSettings(f.Context(), map[string][]byte{"x": []byte("a")}))
+	var l record
+	check(f, s.update(f.Context(), func(t *tx) error {
+		e, err := t.entity(settingRef("x"))
+		l = record{settingRef("x"), e.cells[0]}
+		return errors.Join(err, t.listLoss(l))
+	}))
+	mint(f, s, 1)
+	for _, kind := range []string{kindConflict, kindToken} {
+		check(f, s.eachEntity(kind, func(_ []byte, e *entity) error {
+			f.Add(e.cells[1].value)
+			return nil
+		}))
+	}
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		life := cell{life: 1}
+		e := merged(life, cell{field: fieldLost, life: 1, value: b}, cell{field: fieldMint, life: 1, value: b})
+		if l, ok := lossOf(e); ok {
+			c, _ := l.show("00", &entity{})
+			_ = c.Other.At.String()
+		}
+		if w, ok := mintOf(e); ok {
+			_ = tokenOf(TokenID{}, &w, e)
+		}
+	})
+}

@@ -101,8 +101,9 @@ func (t *tx) settle(a netip.Addr, all bool) (done bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		c := e.get(field)
-		if k == keeper || c == nil || !all && c.stamp.author.node() != t.author.node() {
+		shown := t.shown(deviceRef(k))
+		c := shown.get(field)
+		if k == keeper || c == nil || shown.life() != e.life() || !all && c.stamp.author.node() != t.author.node() {
 			continue
 		}
 		if err := t.listLoss(record{deviceRef(k), *c}); err != nil { // its owner has to be told

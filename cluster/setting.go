@@ -57,6 +57,11 @@ func (s *Store) SetSettings(ctx context.Context, values map[string][]byte) error
 		if err := checkLength("setting "+name, len(values[name]), MaxValue); err != nil {
 			return err
 		}
+		if name == SettingMaxInstances {
+			if _, err := ParseMaxInstances(values[name]); err != nil {
+				return err
+			}
+		}
 	}
 	return s.update(ctx, func(t *tx) error { return t.setSettings(values) })
 }

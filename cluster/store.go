@@ -58,6 +58,8 @@ type Store struct {
 	running  atomic.Bool
 	cloned   atomic.Bool // our own incarnation was seen above our head
 
+	confirmed atomic.Bool // tokens may be spent, see token.go
+
 	author  atomic.Pointer[author] // ours; only the committer changes it
 	digest  atomic.Pointer[[]byte]
 	devices atomic.Int64

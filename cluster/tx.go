@@ -146,8 +146,8 @@ type tx struct {
 	// horizon is the hybrid time from which cells are of the far future.
 	horizon uint64
 
-	seq      uint64 // of local writes; 0 until the first
-	size     int    // bytes of local cells
+	seq      uint64          // of local writes; 0 until the first
+	size     int             // bytes of local cells
 	before   map[ref]*entity // as it was shown
 	entities map[ref]*entity
 	held     map[ref]*entity  // as it is shown, if that differs
