@@ -165,9 +165,9 @@ func TestTokenRace(t *testing.T) {
 // rolled back there are never more uses than were minted. What a spending needs before it is
 // told is that it is durable; before a disk is rolled back a peer has heard of it.
 func TestTokenUses(t *testing.T) {
-	seeds := 25
+	seeds := 6
 	if testing.Short() {
-		seeds = 5
+		seeds = 3
 	}
 	for seed := range seeds {
 		rnd := rand.New(rand.NewPCG(uint64(seed), 3))
