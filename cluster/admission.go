@@ -39,8 +39,8 @@ func (s *Store) Admit(ctx context.Context, a Admission) error {
 	if len(a.Key) != ed25519.PublicKeySize {
 		return fmt.Errorf("admit: key of %d bytes: %w", len(a.Key), ErrInvalidKey)
 	}
-	if len(a.Name) > 255 || len(a.Statement) > 4<<10 {
-		return fmt.Errorf("admit: name or statement: %w", ErrTooLarge)
+	if err := cmp.Or(checkLength("gateway's name", len(a.Name), 255), checkLength("statement", len(a.Statement), 4<<10)); err != nil {
+		return fmt.Errorf("admit: %w", err)
 	}
 	value, err := encoder.Marshal(wireAdmission{
 		Key: a.Key, Name: a.Name, Sponsor: a.Sponsor[:], At: a.At.UnixMilli(), Statement: a.Statement,
@@ -101,27 +101,29 @@ func admissionOf(id []byte, e *entity) (Admission, bool) {
 // eachEntity calls fn with every entity of a kind, by id, all of one committed
 // state. The id and the entity may be kept.
 func (s *Store) eachEntity(kind string, fn func(id []byte, e *entity) error) error {
-	return s.view(func(txn *badger.Txn) error {
-		prefix := append([]byte{atEntity, byte(len(kind))}, kind...)
-		it := txn.NewIterator(prefixed(prefix))
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			r, _, ok := cutRef(it.Item().Key()[1:])
-			if !ok {
-				continue
-			}
-			b, err := it.Item().ValueCopy(nil)
-			if err != nil {
-				return fmt.Errorf("read %s: %w", kind, err)
-			}
-			e, err := decodeEntity(b)
-			if err != nil {
-				return err
-			}
-			if err := fn(r.id(), e); err != nil {
-				return err
-			}
+	return s.view(func(txn *badger.Txn) error { return eachOf(txn, kind, fn) })
+}
+
+func eachOf(txn *badger.Txn, kind string, fn func(id []byte, e *entity) error) error {
+	prefix := append([]byte{atEntity, byte(len(kind))}, kind...)
+	it := txn.NewIterator(prefixed(prefix))
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		r, _, ok := cutRef(it.Item().Key()[1:])
+		if !ok {
+			continue
 		}
-		return nil
-	})
+		b, err := it.Item().ValueCopy(nil)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", kind, err)
+		}
+		e, err := decodeEntity(b)
+		if err != nil {
+			return err
+		}
+		if err := fn(r.id(), e); err != nil {
+			return err
+		}
+	}
+	return nil
 }

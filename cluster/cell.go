@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -68,8 +70,49 @@ func (s stamp) compare(o stamp) int {
 	return bytes.Compare(s.author[:], o.author[:])
 }
 
-func (s stamp) bytes() []byte {
-	return append(binary.BigEndian.AppendUint64(nil, s.time), s.author[:]...)
+const stampSize = 8 + len(author{})
+
+func (s stamp) append(b []byte) []byte {
+	return append(binary.BigEndian.AppendUint64(b, s.time), s.author[:]...)
+}
+
+// when is the stamp's wall time, to the millisecond.
+func (s stamp) when() time.Time { return time.UnixMilli(int64(s.time >> 16)).UTC() } //nolint:gosec // 48 bits
+
+// maxOver bounds how many nodes' writes a cell of ours names. One that it no longer
+// names counts as not seen if it comes again, which lists a conflict too much.
+const maxOver = 16
+
+// seen returns what a cell has seen that follows from others: of each node the newest
+// of their stamps, ascending by node. The slices stay as they are.
+func seen(stamps ...[]stamp) (all []stamp) {
+	for _, s := range slices.Concat(stamps...) {
+		i, ok := slices.BinarySearchFunc(all, s, func(a, b stamp) int {
+			return bytes.Compare(a.author[:len(Node{})], b.author[:len(Node{})])
+		})
+		switch {
+		case !ok:
+			all = slices.Insert(all, i, s)
+		case all[i].compare(s) < 0:
+			all[i] = s
+		}
+	}
+	for len(all) > maxOver {
+		oldest := slices.MinFunc(all, stamp.compare)
+		all = slices.DeleteFunc(all, func(s stamp) bool { return s == oldest })
+	}
+	return all
+}
+
+// history is the stamps of a cell and of all that it has seen.
+func (c *cell) history() []stamp { return seen(c.over, []stamp{c.stamp}) }
+
+// saw reports whether the writer of c had seen o, or what followed from it. Of one node
+// the writes of one field are ordered by their stamps, so the newest of them says it.
+func (c *cell) saw(o *cell) bool {
+	return slices.ContainsFunc(c.over, func(s stamp) bool {
+		return s.author.node() == o.stamp.author.node() && s.time >= o.stamp.time
+	})
 }
 
 // cell is one field of one entity. It never changes; raw is its encoding as its
@@ -80,7 +123,7 @@ type cell struct {
 	rank  uint64
 	stamp stamp
 	seq   uint64
-	over  stamp // what it overwrote; zero: nothing
+	over  []stamp // what it overwrote, see seen; ascending by node
 	value []byte
 	raw   []byte
 }
@@ -103,8 +146,8 @@ func (c cell) seal() (cell, error) {
 		Field: c.field, Life: c.life, Rank: c.rank, Time: c.stamp.time,
 		Author: c.stamp.author[:], Seq: c.seq, Value: c.value,
 	}
-	if c.over != (stamp{}) {
-		w.Over = c.over.bytes()
+	for _, s := range c.over {
+		w.Over = s.append(w.Over)
 	}
 	raw, err := encoder.Marshal(w)
 	if err != nil {
@@ -125,7 +168,7 @@ func openCell(raw []byte) (cell, error) {
 	}
 	switch {
 	case len(w.Field) > maxField, len(w.Value) > MaxValue,
-		len(w.Author) != len(author{}), len(w.Over) != 0 && len(w.Over) != 8+len(author{}),
+		len(w.Author) != len(author{}), len(w.Over)%stampSize != 0 || len(w.Over) > 4*maxOver*stampSize,
 		w.Seq == 0, max(w.Life, w.Rank, w.Time, w.Seq) >= maxCount,
 		w.Field == "" && w.Life == 0:
 		return cell{}, fmt.Errorf("%w: cell out of bounds", ErrInvalidPart)
@@ -134,8 +177,8 @@ func openCell(raw []byte) (cell, error) {
 		field: w.Field, life: w.Life, rank: w.Rank,
 		stamp: stamp{w.Time, author(w.Author)}, seq: w.Seq, value: w.Value, raw: raw,
 	}
-	if len(w.Over) != 0 {
-		c.over = stamp{binary.BigEndian.Uint64(w.Over), author(w.Over[8:])}
+	for b := range slices.Chunk(w.Over, stampSize) {
+		c.over = append(c.over, stamp{binary.BigEndian.Uint64(b), author(b[8:])})
 	}
 	return c, nil
 }

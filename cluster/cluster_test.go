@@ -225,7 +225,7 @@ func contents(t testing.TB, s *Store) map[string][]byte {
 			if err != nil {
 				return err
 			}
-			if k[0] == atHead || string(k) == string(metaCeiling) {
+			if k[0] == atHead || k[0] == atHeld || string(k) == string(metaCeiling) || string(k) == string(metaDisk) {
 				continue
 			}
 			all[string(k)] = v
@@ -265,7 +265,7 @@ func sound(t testing.TB, s *Store) {
 	cells := map[author]uint64{}
 	var print uint64
 	lists := map[string]keyList{}
-	devices := uint64(0)
+	devices, conflicts := uint64(0), uint64(0)
 	for k, v := range got {
 		if k[0] != atEntity {
 			continue
@@ -283,7 +283,14 @@ func sound(t testing.TB, s *Store) {
 				t.Errorf("%q has a cell of a life that is over", k)
 			}
 		}
-		if r.kind() != kindDevice || !e.alive() {
+		if r.kind() == kindConflict && e.alive() {
+			conflicts++
+		}
+		check(t, s.view(func(txn *badger.Txn) (err error) {
+			e, err = readShown(snapshot{txn}, r)
+			return err
+		}))
+		if !r.isDevice() || !e.alive() {
 			continue
 		}
 		devices++
@@ -317,6 +324,9 @@ func sound(t testing.TB, s *Store) {
 	}
 	if got[string(metaDevices)] != nil {
 		want[string(metaDevices)] = number(devices)
+	}
+	if got[string(metaConflicts)] != nil || conflicts > 0 {
+		want[string(metaConflicts)] = number(conflicts)
 	}
 	if len(got) != len(want) {
 		t.Errorf("%d keys, want %d", len(got), len(want))

@@ -127,6 +127,7 @@ func (s *Store) perform(r *request, t *tx) error {
 		return nil
 	}
 	t.time, _ = s.clock.next()
+	t.horizon = horizon(s.clock.now())
 	if err := r.run(t); err != nil {
 		return err
 	}
@@ -172,7 +173,7 @@ func (s *Store) publish(g *group) {
 			continue
 		}
 		maps.Copy(changed, r.tx.refs)
-		push = push || (r.local && len(r.tx.refs) > 0)
+		push = push || (r.local && len(r.tx.refs) > 0) || r.tx.seq > 0 // a merge may list conflicts
 	}
 	if push {
 		select {

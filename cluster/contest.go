@@ -55,8 +55,12 @@ func (c contests) wait(now time.Time) time.Duration {
 }
 
 // settle gives new claims to the devices that lost an address: those that this
-// gateway gave, at once, and all others when their time has come.
+// gateway gave, at once, and all others when their time has come. It does the
+// committer's other housekeeping first.
 func (s *Store) settle(now time.Time) error {
+	if err := errors.Join(s.ripen(now), s.trimConflicts()); err != nil {
+		return err
+	}
 	for a, due := range s.contests {
 		if due.After(now) {
 			continue
@@ -97,9 +101,13 @@ func (t *tx) settle(a netip.Addr, all bool) (done bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		c := e.get(field)
-		if k == keeper || c == nil || !all && c.stamp.author.node() != t.author.node() {
+		shown := t.shown(deviceRef(k))
+		c := shown.get(field)
+		if k == keeper || c == nil || shown.life() != e.life() || !all && c.stamp.author.node() != t.author.node() {
 			continue
+		}
+		if err := t.listLoss(record{deviceRef(k), *c}); err != nil { // its owner has to be told
+			return false, err
 		}
 		return true, t.reclaim(k, field)
 	}

@@ -109,7 +109,7 @@ func keeperOf(r reader, a netip.Addr) (Key, error) {
 	var keeper Key
 	var oldest stamp
 	for i, k := range decodeKeys(b) {
-		e, err := readEntity(r, deviceRef(k))
+		e, err := readShown(r, deviceRef(k))
 		if err != nil {
 			return Key{}, err
 		}
@@ -235,7 +235,7 @@ func keysBeginning(txn *badger.Txn, text string) (keys keyList, err error) {
 		if len(id) != len(Key{}) || !strings.HasPrefix(KeyString(Key(id)), text) {
 			continue
 		}
-		e, err := readEntity(snapshot{txn}, deviceRef(Key(id)))
+		e, err := readShown(snapshot{txn}, deviceRef(Key(id)))
 		if err != nil {
 			return nil, err
 		}

@@ -23,7 +23,8 @@
 //     odd alive, even deleted. The cell of the empty field is the life itself;
 //     a longer life drops all cells of shorter ones.
 //   - rank orders fields that only ever grow, such as the causal length of a
-//     disabling. It is zero for fields where the last writer wins.
+//     disabling. Where the last writer wins it is zero until somebody overwrites a
+//     cell of the far future.
 //   - stamp is (hybrid logical clock, node, incarnation). A writer takes
 //     max(its bounded clock, the overwritten stamp + 1): an edit that saw the
 //     value wins over it whatever the clocks say.
@@ -49,6 +50,29 @@
 //
 // Cells of unknown kinds and fields are kept and forwarded as they came.
 //
+// # What is lost, and what is not shown
+//
+// A cell names in over the newest stamp of each node whose writes of the field its writer
+// had seen, that is all that it follows from; the life names those of all fields. So when
+// two cells of one field meet, the greater says whether it had seen the lesser. If not, the
+// lesser is listed as a conflict, in the same transaction, as an entity of its own that
+// is named by the lost cell: all replicas list the same. The stamp of the one overwritten cell
+// would not tell it: after two writes on one side of a split it is above the other side's
+// write, though nobody there had seen that. A conflict ends by an edit that has seen both. At
+// most 1000 are listed.
+//
+// A cell stamped more than a day ahead of the wall clock is stored, counted and forwarded,
+// but not shown before its time: what is shown without it is held beside, on this disk only. An
+// edit here wins over it by its rank, not by its stamp, so that it is not one of the far
+// future too. Conflicts lists what is not shown.
+//
+// # What is counted
+//
+// The uses of a token are spent by the gateway that minted it, on the disk on which it was
+// minted, once this gateway has caught up with a peer. A disk that is sent a write of its own
+// gateway that it never made was rolled back, and spends no more of what it minted. Serving says
+// which members are within max-instances.
+//
 // # The sessions
 //
 // Sessions is soft state, in memory: per gateway and incarnation one column that
@@ -56,5 +80,5 @@
 //
 // # The decisions
 //
-// Place, Heirs, Allocate and Address6 are pure functions of their arguments.
+// Place, Heirs, Serving, Allocate and Address6 are pure functions of their arguments.
 package cluster

@@ -12,10 +12,15 @@ func (t *tx) aliveDevice(key Key) (*entity, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !e.alive() {
+	if !t.shown(deviceRef(key)).alive() {
 		return nil, fmt.Errorf("device %s: %w", KeyString(key), ErrNotFound)
 	}
-	return e, nil
+	return e, t.revive(deviceRef(key))
+}
+
+// stands reports whether a write of a value would change nothing, now or later.
+func (t *tx) stands(r ref, field string, value []byte) bool {
+	return t.held[r] == nil && string(t.entities[r].value(field)) == string(value)
 }
 
 // RemoveDevice deletes a device with all that is known of it. It returns an error
@@ -39,14 +44,13 @@ func (s *Store) RenameDevice(ctx context.Context, key Key, name string) error {
 		return err
 	}
 	return s.update(ctx, func(t *tx) error {
-		e, err := t.aliveDevice(key)
-		if err != nil {
+		if _, err := t.aliveDevice(key); err != nil {
 			return err
 		}
 		if err := t.freeName(name, key); err != nil {
 			return err
 		}
-		if string(e.value(fieldName)) == name {
+		if t.stands(deviceRef(key), fieldName, []byte(name)) {
 			return nil
 		}
 		return t.put(deviceRef(key), fieldName, []byte(name))
@@ -101,11 +105,10 @@ func (s *Store) SetPresharedKey(ctx context.Context, key, psk Key) error {
 		value = psk[:]
 	}
 	return s.update(ctx, func(t *tx) error {
-		e, err := t.aliveDevice(key)
-		if err != nil {
+		if _, err := t.aliveDevice(key); err != nil {
 			return err
 		}
-		if string(e.value(fieldPSK)) == string(value) {
+		if t.stands(deviceRef(key), fieldPSK, value) {
 			return nil
 		}
 		return t.put(deviceRef(key), fieldPSK, value)
@@ -124,13 +127,13 @@ func (s *Store) RekeyDevice(ctx context.Context, old, key Key) (Device, error) {
 }
 
 func (t *tx) rekeyDevice(old, key Key) (Device, error) {
-	e, err := t.aliveDevice(old)
-	if err != nil {
+	if _, err := t.aliveDevice(old); err != nil {
 		return Device{}, err
 	}
 	if err := t.freeKey(key); err != nil {
 		return Device{}, err
 	}
+	e := t.shown(deviceRef(old))
 	was, err := deviceOf(t, old, e)
 	if err != nil {
 		return Device{}, err

@@ -136,11 +136,10 @@ func (t *tx) freeName(name string, but Key) error {
 }
 
 func (t *tx) freeKey(key Key) error {
-	e, err := t.entity(deviceRef(key))
-	if err != nil {
+	if _, err := t.entity(deviceRef(key)); err != nil {
 		return err
 	}
-	if e.alive() {
+	if t.shown(deviceRef(key)).alive() {
 		return &ExistsError{Field: "key", Value: KeyString(key), ID: KeyString(key)}
 	}
 	return nil

@@ -15,6 +15,7 @@ const (
 	kindGateway   = "gateway"
 	kindSetting   = "setting"
 	kindAdmission = "admission"
+	kindConflict  = "conflict"
 )
 
 // ref is a kind and an id, each with its length before it.

@@ -150,7 +150,7 @@ func TestEditsSurviveABadClock(t *testing.T) {
 		now, _ := clocks[w].next()
 		c := cell{field: field, stamp: stamp{now, authorOf(testNode(w), 1)}, seq: uint64(i) + 1}
 		if old := e.get(field); old != nil {
-			c.over = old.stamp
+			c.over = old.history()
 			c.stamp.time = max(c.stamp.time, old.stamp.time+1)
 		}
 		c, err := c.seal()

@@ -126,3 +126,26 @@ type PoolError struct {
 func (e *PoolError) Error() string {
 	return fmt.Sprintf("address pool %s %s", e.Pool, e.Reason)
 }
+
+// LimitError says that a value is beyond its limit. It wraps ErrTooLarge.
+type LimitError struct {
+	What          string
+	Got, Min, Max int // bytes, or a number of things
+}
+
+func (e *LimitError) Error() string {
+	if e.Got < e.Min {
+		return fmt.Sprintf("%s is %d, at least %d is needed", e.What, e.Got, e.Min)
+	}
+	return fmt.Sprintf("%s is %d, at most %d is allowed", e.What, e.Got, e.Max)
+}
+
+func (e *LimitError) Unwrap() error { return ErrTooLarge }
+
+// checkLength returns a *LimitError if a text or a value has more bytes than it may.
+func checkLength(what string, got, most int) error {
+	if got > most {
+		return &LimitError{What: "length of " + what, Got: got, Max: most}
+	}
+	return nil
+}

@@ -87,8 +87,8 @@ func (s *Store) PutGateway(ctx context.Context, g Gateway) error {
 		return fmt.Errorf("gateway without a node: %w", ErrNotFound)
 	}
 	for _, f := range gatewayFields {
-		if len(f.get(&g)) > 4<<10 {
-			return fmt.Errorf("gateway %s: %w", f.name, ErrTooLarge)
+		if err := checkLength("gateway's "+f.name, len(f.get(&g)), 4<<10); err != nil {
+			return err
 		}
 	}
 	return s.update(ctx, func(t *tx) error {

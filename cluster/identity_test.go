@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/ed25519"
 	"encoding/hex"
 	"encoding/json"
@@ -55,6 +56,47 @@ func TestParseKey(t *testing.T) {
 		if _, err := ParseKey(s); !errors.Is(err, ErrInvalidKey) {
 			t.Errorf("%q: %v", s, err)
 		}
+	}
+}
+
+// TestValidKeyIsExact compares the list of refused keys with what X25519 itself refuses.
+func TestValidKeyIsExact(t *testing.T) {
+	private, err := ecdh.X25519().NewPrivateKey((&[32]byte{31: 64})[:])
+	check(t, err)
+	refuses := func(k Key) bool {
+		public, err := ecdh.X25519().NewPublicKey(k[:])
+		check(t, err)
+		_, err = private.ECDH(public)
+		return err != nil
+	}
+	low := slices.Clone(lowOrder[:])
+	for _, k := range lowOrder {
+		for bit := range 8 {
+			k[bit] ^= 1 << bit
+			low = append(low, k)
+			k[31] ^= 0x80
+			low = append(low, k)
+		}
+	}
+	for b := range 256 {
+		near := nearPrime(byte(b))
+		low = append(low, near, Key{0: byte(b)}, Key{0: byte(b), 31: 0x80})
+	}
+	refused := 0
+	for _, k := range low {
+		for range 2 {
+			k[31] ^= 0x80
+			want := refuses(k)
+			if got := validKey(k) != nil; got != want {
+				t.Errorf("%x is refused: %v, by X25519: %v", k, got, want)
+			}
+			if want {
+				refused++
+			}
+		}
+	}
+	if refused < 2*len(lowOrder) {
+		t.Errorf("%d keys were refused", refused)
 	}
 }
 

@@ -39,7 +39,7 @@ func contestKey(a netip.Addr) []byte { return append([]byte{atContest}, a.AsSlic
 // before this transaction to what it is now.
 func (t *tx) reindex(r ref) error {
 	key := Key(r.id())
-	was, is := t.before[r], t.entities[r]
+	was, is := t.before[r], t.shown(r)
 	if was.alive() != is.alive() {
 		n, err := readNumber(t, metaDevices)
 		if err != nil {

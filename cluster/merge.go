@@ -100,6 +100,9 @@ func (s *Store) mergePart(p part) (behind bool, err error) {
 
 // merge is the committer's side of Merge.
 func (s *Store) merge(t *tx, p part) (behind bool, err error) {
+	if err := s.doubt(t, p.records); err != nil {
+		return false, err
+	}
 	for _, r := range p.records {
 		s.clock.see(r.cell.stamp.time)
 		if err := t.apply(r.ref, r.cell); err != nil {
@@ -107,6 +110,9 @@ func (s *Store) merge(t *tx, p part) (behind bool, err error) {
 		}
 	}
 	if err := s.recognize(t, p); err != nil {
+		return false, err
+	}
+	if err := t.listLosses(); err != nil {
 		return false, err
 	}
 	if p.loose {

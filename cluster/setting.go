@@ -1,9 +1,7 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -34,7 +32,7 @@ func readSetting(r reader, name string) ([]byte, bool, error) {
 	if len(name) > maxID {
 		return nil, false, nil
 	}
-	e, err := readEntity(r, settingRef(name))
+	e, err := readShown(r, settingRef(name))
 	if err != nil {
 		return nil, false, err
 	}
@@ -50,8 +48,19 @@ func readSetting(r reader, name string) ([]byte, bool, error) {
 // Names have 1 to 128 bytes.
 func (s *Store) SetSettings(ctx context.Context, values map[string][]byte) error {
 	for name := range values {
-		if name == "" || len(name) > maxID {
-			return fmt.Errorf("setting name of %d bytes: %w", len(name), ErrTooLarge)
+		if err := checkLength("setting name", len(name), maxID); err != nil {
+			return err
+		}
+		if name == "" {
+			return &LimitError{What: "setting name", Min: 1, Max: maxID}
+		}
+		if err := checkLength("setting "+name, len(values[name]), MaxValue); err != nil {
+			return err
+		}
+		if name == SettingMaxInstances {
+			if _, err := ParseMaxInstances(values[name]); err != nil {
+				return err
+			}
 		}
 	}
 	return s.update(ctx, func(t *tx) error { return t.setSettings(values) })
@@ -63,7 +72,7 @@ func (t *tx) setSettings(values map[string][]byte) error {
 		if err != nil {
 			return err
 		}
-		if old := e.get(fieldValue); old != nil && bytes.Equal(old.value, values[name]) {
+		if e.get(fieldValue) != nil && t.stands(settingRef(name), fieldValue, values[name]) {
 			continue
 		}
 		if err := t.put(settingRef(name), fieldValue, values[name]); err != nil {

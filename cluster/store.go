@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/bits"
@@ -56,6 +57,8 @@ type Store struct {
 	running  atomic.Bool
 	cloned   atomic.Bool // our own incarnation was seen above our head
 
+	confirmed atomic.Bool // tokens may be spent, see token.go
+
 	author  atomic.Pointer[author] // ours; only the committer changes it
 	digest  atomic.Pointer[[]byte]
 	devices atomic.Int64
@@ -73,6 +76,9 @@ type Store struct {
 	contests contests
 	onces    onces
 	pipeline pipeline
+	// conflicts is how many are listed, held how many entities have cells of the far future.
+	conflicts, held uint64
+	ripenAt         time.Time // before it nothing held is looked through
 }
 
 // Open opens the store of a gateway, or makes it. It returns an *InUseError if
@@ -119,7 +125,7 @@ func (s *Store) load(now func() time.Time) error {
 		r := snapshot{txn}
 		for key, to := range map[string]*uint64{
 			string(metaFormat): &found, string(metaCeiling): &ceiling,
-			string(metaPrint): &s.print, string(metaDevices): &devices,
+			string(metaPrint): &s.print, string(metaDevices): &devices, string(metaConflicts): &s.conflicts,
 		} {
 			n, err := readNumber(r, []byte(key))
 			if err != nil {
@@ -138,7 +144,7 @@ func (s *Store) load(now func() time.Time) error {
 		}
 		heads, err := readHeads(txn)
 		s.heads = heads
-		return err
+		return errors.Join(err, eachHeld(txn, func(ref, *entity, *entity) { s.held++ }))
 	})
 	if err != nil {
 		return fmt.Errorf("open store %s: %w", s.dir, err)
@@ -167,10 +173,15 @@ func (s *Store) remember(group overlay) {
 			s.contests.note(k, v != nil)
 		case atOnce:
 			s.onces.note(k, v)
+		case atHeld:
+			s.held++ // at least as many as there are; ripen looks
 		}
 	}
 	if v, ok := group[string(metaPrint)]; ok {
 		s.print = binary.BigEndian.Uint64(v)
+	}
+	if v, ok := group[string(metaConflicts)]; ok {
+		s.conflicts = binary.BigEndian.Uint64(v)
 	}
 	if v, ok := group[string(metaDevices)]; ok {
 		devices = binary.BigEndian.Uint64(v)

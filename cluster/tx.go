@@ -21,6 +21,7 @@ import (
 //	v key                 a device alive as it is shown, see view.go
 //	m name                one number or text about the store itself
 //	o id                  a request that was carried out, see once.go
+//	f ref                 an entity as it is shown, if it has cells of the far future, see future.go
 //	t key                 TAI64N received last from a device alive, see clocks.go
 const (
 	atEntity  = 'e'
@@ -33,6 +34,7 @@ const (
 	atMeta    = 'm'
 	atClock   = 't'
 	atOnce    = 'o'
+	atHeld    = 'f'
 )
 
 var (
@@ -40,6 +42,8 @@ var (
 	metaCeiling = []byte("mceiling")
 	metaPrint   = []byte("mprint")   // exclusive or of the prints of all cells
 	metaDevices = []byte("mdevices") // number of devices alive
+	// metaConflicts is the number of conflicts listed.
+	metaConflicts = []byte("mconflicts")
 )
 
 func entityKey(r ref) []byte { return append([]byte{atEntity}, r...) }
@@ -141,18 +145,22 @@ type tx struct {
 	mine   overlay
 	author author
 	time   uint64 // hybrid time of local writes
+	// horizon is the hybrid time from which cells are of the far future.
+	horizon uint64
 
-	seq      uint64 // of local writes; 0 until the first
-	size     int    // bytes of local cells
-	before   map[ref]*entity
+	seq      uint64          // of local writes; 0 until the first
+	size     int             // bytes of local cells
+	before   map[ref]*entity // as it was shown
 	entities map[ref]*entity
+	held     map[ref]*entity  // as it is shown, if that differs
 	refs     map[ref]struct{} // what changed
+	losses   []record         // writes of others that were overwritten unseen
 }
 
 func newTx(read reader, group overlay, a author) *tx {
 	return &tx{
 		read: read, group: group, mine: overlay{}, author: a,
-		before: map[ref]*entity{}, entities: map[ref]*entity{}, refs: map[ref]struct{}{},
+		before: map[ref]*entity{}, entities: map[ref]*entity{}, held: map[ref]*entity{}, refs: map[ref]struct{}{},
 	}
 }
 
@@ -180,6 +188,20 @@ func (t *tx) entity(r ref) (*entity, error) {
 	}
 	t.entities[r] = e
 	t.before[r] = e.clone()
+	if !r.holds() {
+		return e, nil
+	}
+	b, err := t.get(heldKey(r))
+	if err != nil || b == nil {
+		return e, err
+	}
+	h, err := decodeEntity(b)
+	if err != nil {
+		return nil, err
+	}
+	t.before[r] = h.clone()
+	e.ripen(h, t.horizon)
+	t.held[r] = h
 	return e, nil
 }
 
@@ -190,7 +212,15 @@ func (t *tx) apply(r ref, c cell) error {
 	if err != nil {
 		return err
 	}
+	var was *entity
+	if c.stamp.time > t.horizon {
+		was = e.clone()
+	}
 	taken, gone := e.merge(c)
+	t.lose(r, e, c, taken, gone)
+	if r.holds() {
+		t.hold(r, was, c, taken)
+	}
 	if !taken {
 		return nil
 	}
@@ -235,7 +265,8 @@ func (t *tx) put(r ref, field string, value []byte) error {
 	return t.write(r, cell{field: field, value: value})
 }
 
-// write stamps a cell and applies it. A life of zero means the current one.
+// write stamps a cell and applies it. A life of zero means the current one; over may
+// name what the cell has seen beside what stands.
 func (t *tx) write(r ref, c cell) error {
 	if len(c.value) > MaxValue || len(r.id()) > maxID || len(c.field) > maxField {
 		return fmt.Errorf("%s %s: %w: a value may have %d bytes", r.kind(), c.field, ErrTooLarge, MaxValue)
@@ -248,9 +279,20 @@ func (t *tx) write(r ref, c cell) error {
 		c.life = e.life()
 	}
 	c.stamp = stamp{t.time, t.author}
+	if c.field == "" { // a new life, or a death, stands against every field of the old one
+		for i := range e.cells {
+			c.over = seen(c.over, e.cells[i].history())
+		}
+	}
 	if old := e.get(c.field); old != nil {
-		c.over = old.stamp
-		c.stamp.time = max(c.stamp.time, old.stamp.time+1)
+		c.over = seen(c.over, old.history())
+		switch far := old.stamp.time >= t.horizon && r.holds(); {
+		case !far:
+			c.rank = max(c.rank, old.rank)
+			c.stamp.time = max(c.stamp.time, old.stamp.time+1)
+		case c.rank <= old.rank:
+			c.rank += (old.rank-c.rank)/2*2 + 2 // a causal length stays odd or even
+		}
 	}
 	if t.seq == 0 {
 		h, err := t.head(t.author)
@@ -282,6 +324,12 @@ func (t *tx) finish() error {
 			return fmt.Errorf("encode entity: %w", err)
 		}
 		t.set(entityKey(r), b)
+		if err := t.keepHeld(r); err != nil {
+			return err
+		}
+		if err := t.countConflicts(r); err != nil {
+			return err
+		}
 		if r.isDevice() {
 			if err := t.reindex(r); err != nil {
 				return err

@@ -22,10 +22,10 @@ func viewKey(k Key) []byte { return append([]byte{atView}, k[:]...) }
 // review writes the view of a device, or takes it away.
 func (t *tx) review(r ref) error {
 	key := Key(r.id())
-	e, err := t.entity(r)
-	if err != nil {
+	if _, err := t.entity(r); err != nil {
 		return err
 	}
+	e := t.shown(r)
 	if !e.alive() {
 		t.delete(viewKey(key))
 		return nil

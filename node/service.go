@@ -128,6 +128,8 @@ func apiError(ref string, err error) error {
 		return api.Errorf(api.Exists, "choose another, or remove the old device first", "%v", err)
 	case errors.As(err, &name):
 		return api.Errorf(api.Invalid, "use letters, digits, '-', '_' and '.', 63 at most", "%v", err)
+	case errors.Is(err, cluster.ErrTooLarge):
+		return api.Errorf(api.Invalid, "make it smaller", "%v", err)
 	case errors.Is(err, cluster.ErrPoolFull):
 		return api.Errorf(api.Unavailable, "remove devices that are gone; the pool's size is fixed at the cluster's beginning", "%v", err)
 	}

@@ -10,6 +10,8 @@ type Service interface {
 	Clusters
 	Gateways
 	Devices
+	Conflicts
+	Addresses
 }
 
 // Clusters answers for the cluster as one thing.

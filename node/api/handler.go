@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -46,6 +47,7 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	route(mux, log, "POST /v1/devices/{ref}/rekey", func(ctx context.Context, ref string, k NewKey) (Enrolment, error) {
 		return s.RekeyDevice(ctx, ref, k)
 	})
+	routeConflicts(mux, log, s)
 	if m, ok := s.(Memory); ok {
 		return once(mux, m, log)
 	}
@@ -61,6 +63,10 @@ func route[In, Out any](mux *http.ServeMux, log *slog.Logger, pattern string, f 
 		var in In
 		if _, empty := any(in).(none); !empty {
 			if err := decode(http.MaxBytesReader(w, r.Body, maxBody), &in); err != nil {
+				var large *http.MaxBytesError
+				if errors.As(err, &large) {
+					err = fmt.Errorf("it is longer than %d bytes", large.Limit)
+				}
 				reply(w, http.StatusBadRequest, Errorf(Invalid, "", "request: %v", err))
 				return
 			}

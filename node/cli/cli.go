@@ -88,7 +88,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:    usage,
 		ExitErrHandler:  func(*cli.Context, error) {}, // Main reports
 		Commands: []*cli.Command{
-			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), keyCommand(), versionCommand(),
+			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(), keyCommand(), versionCommand(),
 		},
 		Action: noCommand,
 
@@ -104,7 +104,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 func prepare(c *cli.Command, usage cli.OnUsageErrorFunc) {
 	c.OnUsageError = usage
 	c.HideHelpCommand = true
-	if len(c.Subcommands) > 0 {
+	if len(c.Subcommands) > 0 && c.Action == nil {
 		c.Action = noCommand
 	}
 	for _, s := range c.Subcommands {
