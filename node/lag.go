@@ -57,16 +57,6 @@ func (l *lag) diverged(ours []byte, now time.Time) bool {
 	return l.linked && !l.inStep && !l.heard.IsZero() && now.Sub(l.since) > lagLimit && cluster.SameVector(l.theirs, ours)
 }
 
-// get returns a copy of what is known of a member.
-func (ls *lags) get(n cluster.Node) lag {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	if l := ls.peers[n]; l != nil {
-		return *l
-	}
-	return lag{}
-}
-
 // look takes in what the mesh says of all members; those that are none any more are forgotten. It returns a copy.
 func (ls *lags) look(nodes []cluster.Node, progress []mesh.Progress, ours []byte, lacks func([]byte) bool, now time.Time) map[cluster.Node]lag {
 	linked := map[cluster.Node]mesh.Progress{}
