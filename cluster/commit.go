@@ -116,6 +116,11 @@ func (s *Store) upkeep() error {
 			return fmt.Errorf("settle addresses: %w", err)
 		}
 	}
+	if s.due {
+		if err := s.collect(); err != nil {
+			return fmt.Errorf("collect deletions: %w", err)
+		}
+	}
 	if err := s.forget(); err != nil {
 		return fmt.Errorf("forget requests: %w", err)
 	}

@@ -16,6 +16,7 @@ const (
 	kindSetting   = "setting"
 	kindAdmission = "admission"
 	kindConflict  = "conflict"
+	kindHave      = "have" // what a member acknowledged, see ack.go
 )
 
 // ref is a kind and an id, each with its length before it.

@@ -61,6 +61,7 @@ type Store struct {
 
 	author  atomic.Pointer[author] // ours; only the committer changes it
 	digest  atomic.Pointer[[]byte]
+	mark    atomic.Pointer[Mark]
 	devices atomic.Int64
 
 	gate   gate
@@ -78,7 +79,12 @@ type Store struct {
 	pipeline pipeline
 	// conflicts is how many are listed, held how many entities have cells of the far future.
 	conflicts, held uint64
-	ripenAt         time.Time // before it nothing held is looked through
+	ripenAt         time.Time         // before it nothing held is looked through
+	nodes           map[Node]struct{} // ever admitted, or heard to acknowledge
+	due             bool              // who holds what may have changed
+	unread          bool              // acknowledgements have come since the vector was last found to cover ours
+
+	whole whole
 }
 
 // Open opens the store of a gateway, or makes it. It returns an *InUseError if
@@ -97,7 +103,7 @@ func Open(cfg Config) (*Store, error) {
 		dir: cfg.Dir, node: cfg.Node, log: log, db: db, volume: volume,
 		requests: make(chan *request), raise: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		closing: make(chan struct{}), stopped: make(chan struct{}),
-		heads: map[author]head{}, contests: contests{},
+		heads: map[author]head{}, contests: contests{}, nodes: map[Node]struct{}{},
 	}
 	s.pipeline = pipeline{store: s, send: s.send, next: newGroup(), landed: make(chan error, 1)}
 	s.begin()
@@ -142,6 +148,14 @@ func (s *Store) load(now func() time.Time) error {
 		if err := s.onces.load(txn); err != nil {
 			return err
 		}
+		if err := s.loadNodes(txn); err != nil {
+			return err
+		}
+		foreign, err := r.get(metaForeign)
+		if err != nil {
+			return err
+		}
+		s.whole.foreign = foreign != nil
 		heads, err := readHeads(txn)
 		s.heads = heads
 		return errors.Join(err, eachHeld(txn, func(ref, *entity, *entity) { s.held++ }))
@@ -156,6 +170,9 @@ func (s *Store) load(now func() time.Time) error {
 		if err := s.flush(overlay{string(metaFormat): number(format)}); err != nil {
 			return fmt.Errorf("open store %s: %w", s.dir, err)
 		}
+	}
+	if err := s.indexMarkers(); err != nil {
+		return fmt.Errorf("open store %s: %w", s.dir, err)
 	}
 	s.clock = newClock(now, ceiling)
 	s.show(devices)
@@ -175,6 +192,8 @@ func (s *Store) remember(group overlay) {
 			s.onces.note(k, v)
 		case atHeld:
 			s.held++ // at least as many as there are; ripen looks
+		case atEntity:
+			s.noteNode(ref(k[1:]))
 		}
 	}
 	if v, ok := group[string(metaPrint)]; ok {
@@ -191,8 +210,14 @@ func (s *Store) remember(group overlay) {
 
 // show publishes what is answered without reading.
 func (s *Store) show(devices uint64) {
-	d := vectorOf(s.heads).digest(s.print)
+	v := vectorOf(s.heads)
+	if s.whole.wanted() {
+		v = vector{}
+	}
+	d := v.digest(s.print)
 	s.digest.Store(&d)
+	own := *s.author.Load()
+	s.mark.Store(&Mark{own, s.heads[own].seq})
 	s.devices.Store(int64(devices & (1<<(bits.UintSize-1) - 1))) //nolint:gosec // masked
 }
 

@@ -19,6 +19,7 @@ import (
 //	a address             the devices that claim an address: their keys, sorted
 //	x address             an address that more than one device claims
 //	v key                 a device alive as it is shown, see view.go
+//	g ref                 a deleted entity of which only that stands, see collect.go
 //	m name                one number or text about the store itself
 //	o id                  a request that was carried out, see once.go
 //	f ref                 an entity as it is shown, if it has cells of the far future, see future.go
@@ -35,6 +36,7 @@ const (
 	atClock   = 't'
 	atOnce    = 'o'
 	atHeld    = 'f'
+	atMarker  = 'g'
 )
 
 var (
@@ -44,6 +46,8 @@ var (
 	metaDevices = []byte("mdevices") // number of devices alive
 	// metaConflicts is the number of conflicts listed.
 	metaConflicts = []byte("mconflicts")
+	metaMarkers   = []byte("mmarkers") // the list of markers is made
+	metaForeign   = []byte("mforeign") // the cells came from a backup, see whole.go
 )
 
 func entityKey(r ref) []byte { return append([]byte{atEntity}, r...) }
@@ -53,6 +57,11 @@ func dotKey(r ref, c *cell) []byte {
 	b = binary.BigEndian.AppendUint64(b, c.seq)
 	b = append(b, r...)
 	return append(b, c.field...)
+}
+
+// dotsAbove is where the dots of an author above a seq begin.
+func dotsAbove(a author, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte{atDot}, a[:]...), seq+1)
 }
 
 // cutDot takes apart what dotKey made.
@@ -319,17 +328,16 @@ func (t *tx) write(r ref, c cell) error {
 // finish writes the entities and keeps the indices and views.
 func (t *tx) finish() error {
 	for _, r := range slices.Sorted(maps.Keys(t.refs)) {
-		b, err := t.entities[r].encode()
-		if err != nil {
-			return fmt.Errorf("encode entity: %w", err)
+		if err := t.store(r); err != nil {
+			return err
 		}
-		t.set(entityKey(r), b)
 		if err := t.keepHeld(r); err != nil {
 			return err
 		}
 		if err := t.countConflicts(r); err != nil {
 			return err
 		}
+		t.reindexMarker(r)
 		if r.isDevice() {
 			if err := t.reindex(r); err != nil {
 				return err
@@ -343,5 +351,19 @@ func (t *tx) finish() error {
 			}
 		}
 	}
+	return nil
+}
+
+// store writes an entity, or takes away one of which nothing stands.
+func (t *tx) store(r ref) error {
+	if len(t.entities[r].cells) == 0 {
+		t.delete(entityKey(r))
+		return nil
+	}
+	b, err := t.entities[r].encode()
+	if err != nil {
+		return fmt.Errorf("encode entity: %w", err)
+	}
+	t.set(entityKey(r), b)
 	return nil
 }

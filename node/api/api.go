@@ -12,6 +12,7 @@ type Service interface {
 	Devices
 	Conflicts
 	Addresses
+	Replication
 }
 
 // Clusters answers for the cluster as one thing.

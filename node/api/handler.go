@@ -48,10 +48,20 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 		return s.RekeyDevice(ctx, ref, k)
 	})
 	routeConflicts(mux, log, s)
-	if m, ok := s.(Memory); ok {
-		return once(mux, m, log)
+	route(mux, log, "GET /v1/sync", func(ctx context.Context, _ string, _ none) (Sync, error) {
+		return s.SyncStatus(ctx)
+	})
+	route(mux, log, "POST /v1/sync/{ref}", func(ctx context.Context, ref string, _ none) (Resynced, error) {
+		return s.Resync(ctx, ref)
+	})
+	var h http.Handler = mux
+	if w, ok := s.(Writes); ok {
+		h = tellStored(w, h)
 	}
-	return mux
+	if m, ok := s.(Memory); ok {
+		h = once(h, m, log)
+	}
+	return h
 }
 
 // none is an empty body.
