@@ -90,13 +90,15 @@ func (e *entity) isMarker() bool {
 }
 
 // reindexMarker keeps the list of markers.
-func (t *tx) reindexMarker(r ref) {
-	switch was, is := t.before[r].isMarker(), t.entities[r].isMarker(); {
-	case is && !was:
+func (t *tx) reindexMarker(r ref) error {
+	was, err := t.get(markerKey(r))
+	switch is := t.entities[r].isMarker(); {
+	case is && was == nil:
 		t.set(markerKey(r), []byte{})
-	case was && !is:
+	case !is && was != nil:
 		t.delete(markerKey(r))
 	}
+	return err
 }
 
 // indexMarkers makes the list of markers of a store that has none.

@@ -111,7 +111,11 @@ func (s *Store) upkeep() error {
 			return fmt.Errorf("renew incarnation: %w", err)
 		}
 	}
-	if now := time.Now(); s.contests.wait(now) == 0 {
+	now := time.Now()
+	if err := errors.Join(s.ripen(now), s.trimConflicts()); err != nil {
+		return fmt.Errorf("keep house: %w", err)
+	}
+	if s.contests.wait(now) == 0 {
 		if err := s.settle(now); err != nil {
 			return fmt.Errorf("settle addresses: %w", err)
 		}

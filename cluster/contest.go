@@ -55,12 +55,8 @@ func (c contests) wait(now time.Time) time.Duration {
 }
 
 // settle gives new claims to the devices that lost an address: those that this
-// gateway gave, at once, and all others when their time has come. It does the
-// committer's other housekeeping first.
+// gateway gave, at once, and all others when their time has come.
 func (s *Store) settle(now time.Time) error {
-	if err := errors.Join(s.ripen(now), s.trimConflicts()); err != nil {
-		return err
-	}
 	for a, due := range s.contests {
 		if due.After(now) {
 			continue

@@ -337,7 +337,9 @@ func (t *tx) finish() error {
 		if err := t.countConflicts(r); err != nil {
 			return err
 		}
-		t.reindexMarker(r)
+		if err := t.reindexMarker(r); err != nil {
+			return err
+		}
 		if r.isDevice() {
 			if err := t.reindex(r); err != nil {
 				return err
