@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/bits"
 	"os"
@@ -27,6 +28,8 @@ type Config struct {
 	Node Node             // whose writes these are
 	Now  func() time.Time // wall clock; nil means time.Now
 	Log  *slog.Logger     // nil means slog.Default
+
+	random io.Reader // of incarnations; nil means crypto/rand. Tests give a seeded one
 }
 
 // Ref names an entity that changed.
@@ -42,11 +45,13 @@ func compareRefs(a, b Ref) int {
 // Store is the replicated state on disk. All methods may be called from several
 // goroutines. Reads are answered from what is committed; writes wait for Run.
 type Store struct {
-	dir   string
-	node  Node
-	log   *slog.Logger
-	db    *badger.DB
-	clock *clock
+	dir    string
+	node   Node
+	log    *slog.Logger
+	db     *badger.DB
+	clock  *clock
+	random io.Reader // of incarnations
+	part   int       // bytes of a part that Delta makes, at most maxPart
 
 	requests chan *request // unbuffered: what is taken is carried out
 	raise    chan struct{} // buffered 1: the clock is above its durable ceiling
@@ -80,6 +85,9 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.random == nil {
+		cfg.random = rand.Reader
+	}
 	log := cfg.Log
 	removeEmptyLogs(cfg.Dir)
 	db, err := badger.Open(options(cfg.Dir, log))
@@ -90,7 +98,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", cfg.Dir, err)
 	}
 	s := &Store{
-		dir: cfg.Dir, node: cfg.Node, log: log, db: db,
+		dir: cfg.Dir, node: cfg.Node, log: log, db: db, random: cfg.random, part: maxPart,
 		requests: make(chan *request), raise: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		closing: make(chan struct{}), stopped: make(chan struct{}),
 		heads: map[author]head{}, contests: contests{},
@@ -135,7 +143,7 @@ func holder(dir string) int {
 // begin takes a new incarnation, at random.
 func (s *Store) begin() {
 	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails, crypto/rand
+	_, _ = io.ReadFull(s.random, b[:]) // never fails, crypto/rand
 	a := authorOf(s.node, binary.BigEndian.Uint64(b[:]))
 	s.author.Store(&a)
 }
