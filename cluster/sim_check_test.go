@@ -120,7 +120,7 @@ func (w *world) known(g *gateway) {
 			head = by.head
 			own[a] = head
 		}
-		if a.node() != testNode(g.i) || seq <= head {
+		if a.node() != g.node || seq <= head {
 			w.fail("gateway %d: seq %d of %s has a cell of %q that its author did not write", g.i, seq, name(a), r)
 		}
 		by.dots[k] = &dotRecord{c.raw}
@@ -128,7 +128,7 @@ func (w *world) known(g *gateway) {
 		by.head = max(by.head, seq)
 	}
 	for _, a := range w.journal.authors {
-		if h := decodeHead(g.disk[string(headKey(a))]); a.node() == testNode(g.i) {
+		if h := decodeHead(g.disk[string(headKey(a))]); a.node() == g.node {
 			w.journal.of(a).head = max(w.journal.of(a).head, h.seq)
 		}
 	}

@@ -70,14 +70,14 @@ func (w *world) draw(g *gateway) (what string, wants []want, do func() error) {
 		}
 	case 7:
 		on := w.chance(0.5)
-		is := want{deviceRef(k), fieldOff + testNode(g.i).String(), func(e *entity) bool { return enabled(e) == on }}
+		is := want{deviceRef(k), fieldOff + g.node.String(), func(e *entity) bool { return enabled(e) == on }}
 		return fmt.Sprint("enables ", i, " ", on), []want{is}, func() error { return s.EnableDevice(ctx, k, on) }
 	case 8:
 		psk := Key{byte(1 + w.rnd.IntN(3))}
 		return fmt.Sprint("gives ", i, " a preshared key"), []want{wantValue(deviceRef(k), fieldPSK, psk[:])},
 			func() error { return s.SetPresharedKey(ctx, k, psk) }
 	case 9:
-		n, capacity := testNode(w.rnd.IntN(3)), w.rnd.IntN(100)
+		n, capacity := pick(w, w.all...).node, w.rnd.IntN(100)
 		r := gatewayRef(n)
 		return fmt.Sprint("puts gateway ", n), []want{
 			wantValue(r, "name", []byte(name)), wantValue(r, "capacity", fmt.Append(nil, capacity)),

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"math"
@@ -17,20 +18,22 @@ import (
 type gateway struct {
 	w    *world
 	i    int
+	node Node
 	skew time.Duration
 	side int // of the split
 	full bool
 	dead bool // for good
 
-	store *Store // nil: down
-	done  chan error
-	disk  image            // what is on it; as of the last look while it is up
-	saved []image          // older copies
-	heard map[int][]byte   // digests of others
-	lives map[ref]uint64   // greatest seen on this disk
-	calm  bool             // neither crashed nor set its clock
-	cells map[ref]*decoded // entities of the disk
-	rnd   *rand.Rand       // of incarnations
+	store   *Store // nil: down
+	done    chan error
+	version uint64           // of the last look, while it is up
+	disk    image            // what is on it; as of the last look while it is up
+	saved   []image          // older copies
+	heard   map[int][]byte   // digests of others
+	lives   map[ref]uint64   // greatest seen on this disk
+	calm    bool             // neither crashed nor set its clock
+	cells   map[ref]*decoded // entities of the disk
+	rnd     *rand.Rand       // of incarnations
 }
 
 // decoded is an entity and what it was read from.
@@ -97,7 +100,7 @@ func (g *gateway) now() time.Time { return g.w.now().Add(g.skew) }
 
 // start opens the store with what is on the disk.
 func (g *gateway) start() {
-	s, err := Open(Config{Node: testNode(g.i), Now: g.now, Log: quiet, random: g})
+	s, err := Open(Config{Node: g.node, Now: g.now, Log: quiet, random: g})
 	g.w.check(err)
 	s.part = g.w.weather.part
 	if len(g.disk) > 0 {
@@ -120,7 +123,7 @@ func (g *gateway) halt() {
 		return
 	}
 	err := errors.Join(g.store.Close(), <-g.done)
-	g.store, g.heard, g.calm = nil, map[int][]byte{}, false
+	g.store, g.version, g.heard, g.calm = nil, 0, map[int][]byte{}, false
 	if err != nil {
 		panic(err)
 	}
@@ -158,6 +161,12 @@ func (g *gateway) settle() {
 // look waits until the committer is done, notes what is on the disk, and checks it.
 func (g *gateway) look() {
 	g.settle()
+	v := versionOf(g.store)
+	if v == g.version {
+		return
+	}
+	g.version = v
+	_, _ = g.w.sum.Write(g.store.Digest())
 	m, err := imageOf(g.store, math.MaxUint64)
 	g.w.check(err)
 	g.see(m)
@@ -236,22 +245,29 @@ func (g *gateway) replace(m image) {
 	g.w.examine(g)
 }
 
+// begin starts all gateways, as one cluster.
 func (w *world) begin() {
-	n := 2 + w.rnd.IntN(5)
-	for i := range n {
+	for i := range w.weather.gateways {
 		skew := pick(w, 0, 0, 0, 0, w.upTo(20*time.Millisecond), -w.upTo(5*time.Second), w.upTo(time.Hour), -w.upTo(time.Hour))
 		if w.rnd.IntN(40) == 0 {
 			skew = 400 * 24 * time.Hour
 		}
-		g := &gateway{w: w, i: i, skew: skew, heard: map[int][]byte{}, lives: map[ref]uint64{}, calm: true}
+		if w.weather.even {
+			skew = 0
+		}
+		g := &gateway{w: w, i: i, node: NodeOf(testSigner(i).Public().(ed25519.PublicKey)), skew: skew, heard: map[int][]byte{}, lives: map[ref]uint64{}, calm: true}
 		g.rnd = rand.New(rand.NewPCG(w.seed, uint64(2+i)))
 		w.all = append(w.all, g)
 		g.saved = append(g.saved, image{})
 		w.note("gateway %d is %v ahead", i, skew)
 		g.start()
 	}
-	w.check(w.all[0].store.SetSettings(context.Background(), map[string][]byte{
-		settingPool: []byte(pick(w, "10.0.0.0/24", "10.0.0.0/28")), settingULA: []byte("fd00:1:2:3::/64"),
+	ctx := context.Background()
+	for _, g := range w.all {
+		w.check(w.all[0].store.Admit(ctx, Admission{Key: testSigner(g.i).Public().(ed25519.PublicKey), At: w.now()}))
+	}
+	w.check(w.all[0].store.SetSettings(ctx, map[string][]byte{
+		settingPool: []byte(w.weather.pool), settingULA: []byte("fd00:1:2:3::/64"),
 	}))
 	w.all[0].look()
 	for _, g := range w.all[1:] {

@@ -101,11 +101,14 @@ type world struct {
 
 // weather is what a history is like.
 type weather struct {
+	gateways int
+	even     bool // all clocks are right
 	steps   int
 	loss    float64 // of messages
 	double  float64
 	tear    float64 // of deltas that end in the middle
 	devices int
+	pool string
 	part    int           // bytes of a part
 	value   int           // bytes of large values; 0: none
 	delay   time.Duration // of a message, at most
@@ -115,8 +118,9 @@ func newWorld(seed uint64) *world {
 	w := &world{seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), sum: fnv.New64a()}
 	w.journal.init()
 	w.weather = weather{
-		steps: 40 + w.rnd.IntN(60), devices: 2 + w.rnd.IntN(6),
+		gateways: 2 + w.rnd.IntN(5), steps: 40 + w.rnd.IntN(60), devices: 2 + w.rnd.IntN(6),
 		loss: w.rnd.Float64() * 0.3, double: w.rnd.Float64() * 0.3, tear: w.rnd.Float64() * 0.4,
+		pool:  pick(w, "10.0.0.0/24", "10.0.0.0/28"),
 		part:  pick(w, 1, 400, 400, 2<<10, maxPart),
 		delay: pick(w, 5*time.Millisecond, 100*time.Millisecond, 3*time.Second),
 	}
@@ -156,7 +160,10 @@ func (w *world) check(err error) {
 }
 
 // simulate runs the history. An error is a violation, with the seed and the last events.
-func (w *world) simulate() (err error) {
+func (w *world) simulate() error { return w.run(w.history) }
+
+// run runs a story after the beginning.
+func (w *world) run(story func()) (err error) {
 	defer func() {
 		v := recover()
 		for _, g := range w.all {
@@ -172,6 +179,12 @@ func (w *world) simulate() (err error) {
 		err = errors.New(strings.Join(append(w.last, fmt.Sprintf("seed %d: %s", w.seed, what)), "\n"))
 	}()
 	w.begin()
+	story()
+	return nil
+}
+
+// history is trouble and quiet in turn.
+func (w *world) history() {
 	for range 1 + w.rnd.IntN(3) {
 		for range w.weather.steps {
 			w.wait(w.gap())
@@ -182,7 +195,6 @@ func (w *world) simulate() (err error) {
 	w.over = true
 	w.wait(time.Hour) // what is still on its way arrives late, and changes nothing
 	w.equal()
-	return nil
 }
 
 // gap returns how long it is to the next action: often none, so that clocks tie.
