@@ -20,7 +20,7 @@ var mutations = []struct {
 }{
 	{"timestamp-only ties", []edit{
 		{"cell.go", "	return bytes.Compare(s.author[:], o.author[:])\n", "	return 0\n"},
-		{"cell.go", "		bytes.Compare(c.raw, o.raw),\n", ""},
+		{"cell.go", "		bytes.Compare(c.raw, o.raw),\n", "		bytes.Compare(nil, nil),\n"},
 	}},
 	{"bounded clock without the bump", []edit{
 		{"tx.go", "		c.stamp.time = max(c.stamp.time, old.stamp.time+1)\n", ""},
