@@ -12,7 +12,11 @@ import (
 	"github.com/dgraph-io/badger/v4"
 )
 
-const fieldAdmission = "admission"
+// Fields of an admission.
+const (
+	fieldAdmission = "admission"
+	fieldEvicted   = "evicted" // rank: a causal length, odd evicted; it only grows
+)
 
 // Admission says that a gateway may be a member.
 type Admission struct {
@@ -58,17 +62,47 @@ func (s *Store) Admitted(n Node) (a Admission, ok bool, err error) {
 		if err != nil {
 			return err
 		}
-		a, ok = admissionOf(n[:], e)
+		if a, ok = admissionOf(n[:], e); e.evicted() {
+			a, ok = Admission{}, false
+		}
 		return nil
 	})
 	return a, ok, err
+}
+
+// evicted reports whether an admission is no more.
+func (e *entity) evicted() bool {
+	c := e.get(fieldEvicted)
+	return c != nil && c.rank%2 == 1
+}
+
+// Evict ends the admission of a gateway, whatever is written of it elsewhere at the same time. It returns an error that
+// wraps ErrNotFound.
+func (s *Store) Evict(ctx context.Context, n Node) error {
+	return s.update(ctx, func(t *tx) error {
+		e, err := t.entity(admissionRef(n))
+		if err != nil {
+			return err
+		}
+		if _, ok := admissionOf(n[:], e); !ok {
+			return fmt.Errorf("gateway %s: %w", n, ErrNotFound)
+		}
+		if e.evicted() {
+			return nil
+		}
+		rank := uint64(1)
+		if c := e.get(fieldEvicted); c != nil {
+			rank = c.rank + 1
+		}
+		return t.write(admissionRef(n), cell{field: fieldEvicted, rank: rank})
+	})
 }
 
 // Admissions returns all admissions, by name, then node.
 func (s *Store) Admissions() ([]Admission, error) {
 	var as []Admission
 	err := s.eachEntity(kindAdmission, func(id []byte, e *entity) error {
-		if a, ok := admissionOf(id, e); ok {
+		if a, ok := admissionOf(id, e); ok && !e.evicted() {
 			as = append(as, a)
 		}
 		return nil
@@ -102,26 +136,31 @@ func admissionOf(id []byte, e *entity) (Admission, bool) {
 // state. The id and the entity may be kept.
 func (s *Store) eachEntity(kind string, fn func(id []byte, e *entity) error) error {
 	return s.view(func(txn *badger.Txn) error {
-		prefix := append([]byte{atEntity, byte(len(kind))}, kind...)
-		it := txn.NewIterator(prefixed(prefix))
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			r, _, ok := cutRef(it.Item().Key()[1:])
-			if !ok {
-				continue
-			}
-			b, err := it.Item().ValueCopy(nil)
-			if err != nil {
-				return fmt.Errorf("read %s: %w", kind, err)
-			}
-			e, err := decodeEntity(b)
-			if err != nil {
-				return err
-			}
-			if err := fn(r.id(), e); err != nil {
-				return err
-			}
-		}
-		return nil
+		prefix := append([]byte{byte(len(kind))}, kind...)
+		return eachEntity(txn, prefix, func(r ref, e *entity) error { return fn(r.id(), e) })
 	})
+}
+
+// eachEntity calls fn with every entity whose place begins with a prefix. The entity may be kept.
+func eachEntity(txn *badger.Txn, prefix []byte, fn func(r ref, e *entity) error) error {
+	it := txn.NewIterator(prefixed(append([]byte{atEntity}, prefix...)))
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		r, _, ok := cutRef(it.Item().Key()[1:])
+		if !ok {
+			continue
+		}
+		b, err := it.Item().ValueCopy(nil)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", r.kind(), err)
+		}
+		e, err := decodeEntity(b)
+		if err != nil {
+			return err
+		}
+		if err := fn(r, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -181,11 +181,11 @@ func converge(t testing.TB, all ...*Store) {
 				}
 			}
 		}
-		equal := true
+		equal := settled(all)
 		for _, s := range all {
 			equal = equal && bytes.Equal(s.Digest(), all[0].Digest())
 		}
-		if equal && settled(all) {
+		if equal {
 			return
 		}
 	}
@@ -222,7 +222,7 @@ func contents(t testing.TB, s *Store) map[string][]byte {
 			if err != nil {
 				return err
 			}
-			if k[0] == atHead || string(k) == string(metaCeiling) {
+			if k[0] == atHead || string(k) == string(metaCeiling) || string(k) == string(metaForeign) {
 				continue
 			}
 			if string(k) == string(metaDevices) && bytes.Equal(v, number(0)) {
@@ -277,6 +277,9 @@ func sound(t testing.TB, s *Store) {
 		for i := range e.cells {
 			c := &e.cells[i]
 			want[string(dotKey(r, c))] = []byte{}
+			if e.isMarker() {
+				want[string(markerKey(r))] = []byte{}
+			}
 			cells[c.stamp.author]++
 			print ^= c.print(r)
 			if c.field != "" && c.life < e.life() {
@@ -311,7 +314,7 @@ func sound(t testing.TB, s *Store) {
 			want[string(atContest)+k[1:]] = []byte{}
 		}
 	}
-	want[string(metaFormat)] = number(format)
+	want[string(metaFormat)], want[string(metaMarkers)] = number(format), []byte{}
 	if got[string(metaPrint)] != nil {
 		want[string(metaPrint)] = number(print)
 	}

@@ -72,6 +72,11 @@ func (s *Store) Run(ctx context.Context) error {
 		if err := s.settle(time.Now()); err != nil {
 			return fmt.Errorf("settle addresses: %w", err)
 		}
+		if s.due {
+			if err := s.collect(); err != nil {
+				return fmt.Errorf("collect deletions: %w", err)
+			}
+		}
 		timer.Reset(s.contests.wait(time.Now()))
 	}
 }

@@ -74,6 +74,9 @@ func (s *Store) delta(txn *badger.Txn, from vector, yield func([]byte, error) bo
 		s.suspect(own)
 	}
 	to := vectorOf(heads)
+	if len(from) == 0 { // of whom nothing stands: so that what is gone here does not come back there
+		to = withHidden(to, heads, maxAuthors)
+	}
 	p := &packer{yield: yield, limit: s.part - partOverhead}
 	_, _ = rand.Read(p.id[:]) // never fails, crypto/rand
 	if err := p.collect(txn, from); err != nil {
@@ -113,7 +116,7 @@ func (p *packer) collect(txn *badger.Txn, from vector) error {
 			continue
 		}
 		if known := from[a]; n <= known {
-			it.Seek(binary.BigEndian.AppendUint64(append([]byte{atDot}, a[:]...), known+1))
+			it.Seek(dotsAbove(a, known))
 			continue
 		}
 		if a != at || n != seq {

@@ -6,11 +6,69 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
 	"github.com/dgraph-io/badger/v4"
 )
+
+// journal collects every cell that a replica writes.
+func journal(s *Store, written map[author]map[uint64][]record) error {
+	return s.view(func(txn *badger.Txn) error {
+		it := txn.NewIterator(keysOnly([]byte{atDot}))
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			a, seq, r, field, _ := cutDot(it.Item().Key())
+			if a != *s.author.Load() {
+				continue
+			}
+			e, err := readEntity(snapshot{txn}, r)
+			if err != nil {
+				return err
+			}
+			if written[a] == nil {
+				written[a] = map[uint64][]record{}
+			}
+			rec := record{r, *e.get(field)}
+			if !slices.ContainsFunc(written[a][seq], func(o record) bool {
+				return o.ref == rec.ref && bytes.Equal(o.cell.raw, rec.cell.raw)
+			}) {
+				written[a][seq] = append(written[a][seq], rec)
+			}
+		}
+		return nil
+	})
+}
+
+// randomWrite does one of everything that an administrator may do.
+func randomWrite(rnd *rand.Rand, s *Store, devices int) error {
+	ctx := context.Background()
+	k, other := testKey(rnd.IntN(devices)), testKey(rnd.IntN(devices))
+	name := fmt.Sprint("d", rnd.IntN(devices))
+	var err error
+	switch rnd.IntN(9) {
+	case 0, 1, 2:
+		_, err = s.AddDevice(ctx, name, k)
+	case 3:
+		err = s.RemoveDevice(ctx, k)
+	case 4:
+		err = s.RenameDevice(ctx, k, name)
+	case 5:
+		_, err = s.RekeyDevice(ctx, k, other)
+	case 6:
+		err = s.EnableDevice(ctx, k, rnd.IntN(2) == 0)
+	case 7:
+		err = s.SetSettings(ctx, map[string][]byte{name: {byte(rnd.IntN(3))}, "x": {byte(rnd.IntN(9))}})
+	case 8:
+		err = s.PutGateway(ctx, Gateway{Node: testNode(rnd.IntN(3)), Name: name, Capacity: rnd.IntN(3)})
+	}
+	var exists *ExistsError
+	if errors.Is(err, ErrNotFound) || errors.As(err, &exists) || errors.Is(err, ErrPoolFull) {
+		return nil
+	}
+	return err
+}
 
 // TestParts is about what becomes of the vector when parts of a delta are lost,
 // doubled or mixed.

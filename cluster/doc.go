@@ -44,6 +44,43 @@
 //
 // Cells of unknown kinds and fields are kept and forwarded as they came.
 //
+// # Forgetting deletions
+//
+// A deleted entity is a marker: its even life. It goes when every member holds it,
+// by what the members say and not by time. Now and then each member that holds a
+// marker that it has not acknowledged writes its vector into a cell of its own, of
+// kind have. The least of these vectors is what all hold. A replica drops the
+// markers below it as soon as it knows of all acknowledgements, and only if its own
+// vector covers them: then it knows also whom their writers had admitted.
+//
+// Nothing comes back, because:
+//
+//   - A complete delta leaves the receiver with all that the sender had. So who
+//     covers a write has, or has the better of, all that its writer had then.
+//   - A cell that our vector covers and that does not stand here was superseded or
+//     forgotten. It is not taken in, however late it comes; heads are kept also of
+//     authors of whom nothing stands, and a new replica is told them.
+//   - A marker is not acknowledged before our clock is beyond its life, so every new
+//     life is above all markers that were ever forgotten.
+//
+// A member that holds up a marker for longer than the horizon, or was evicted, is
+// declared absent in the acknowledgements, and not waited for until it answers that
+// very word. A replica that finds itself absent, or does not know its own
+// acknowledgement any more (its disk was rolled back), or holds a backup, does not
+// move its vector: it asks for all there is, by an empty digest, drops what the
+// sender's vector covers and the sender does not have, and keeps what it wrote
+// itself. That is merged as it is, since what it saw and did not see is in its
+// cells. Edits of an entity that is gone are markers, too: a life that they name and
+// that does not stand is over.
+//
+// Replicas that have forgotten and those that are about to differ for one exchange
+// of acknowledgements.
+//
+// # What should not happen
+//
+// Two replicas with one vector and different prints are broken. Buckets says where,
+// by what stands on the disk; Page and Mend bring to each what it lacks.
+//
 // # The sessions
 //
 // Sessions is soft state, in memory: per gateway and incarnation one column that

@@ -15,6 +15,7 @@ const (
 	kindGateway   = "gateway"
 	kindSetting   = "setting"
 	kindAdmission = "admission"
+	kindHave      = "have" // what a member acknowledged, see ack.go
 )
 
 // ref is a kind and an id, each with its length before it.

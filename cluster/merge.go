@@ -21,6 +21,9 @@ type part struct {
 	records  []record
 	from, to vector
 	loose    bool // only cells, counted nowhere
+	mend     bool // takes cells also that the vector covers
+	whole    bool // set by merge: what is not in it must go before the vector moves
+	settled  bool // that is done
 }
 
 // decodePart reads a part. It keeps b.
@@ -71,6 +74,7 @@ func (s *Store) Merge(b []byte) (behind bool, err error) {
 		return false, err
 	}
 	defer s.leave()
+	s.whole.note(p)
 	return s.mergePart(p)
 }
 
@@ -78,7 +82,7 @@ func (s *Store) Merge(b []byte) (behind bool, err error) {
 // would be too large: its cells may belong to large entities.
 func (s *Store) mergePart(p part) (behind bool, err error) {
 	r := newRequest(func(t *tx) (err error) {
-		behind, err = s.merge(t, p)
+		behind, err = s.merge(t, &p)
 		return err
 	})
 	r.local = false
@@ -92,6 +96,15 @@ func (s *Store) mergePart(p part) (behind bool, err error) {
 		p.records = p.records[half:]
 		return s.mergePart(p)
 	}
+	if err == nil && p.whole && !p.settled {
+		if err := s.keepOnly(s.whole.cells(&p), p.to); err != nil {
+			return false, err
+		}
+		p.settled = true
+		if behind, err = s.mergePart(p); err == nil && !behind {
+			err = s.submit(context.Background(), newRequest(func(t *tx) error { return s.acknowledge(t, 0, true) }))
+		}
+	}
 	if err != nil {
 		return false, err
 	}
@@ -99,9 +112,14 @@ func (s *Store) mergePart(p part) (behind bool, err error) {
 }
 
 // merge is the committer's side of Merge.
-func (s *Store) merge(t *tx, p part) (behind bool, err error) {
+func (s *Store) merge(t *tx, p *part) (behind bool, err error) {
 	for _, r := range p.records {
 		s.clock.see(r.cell.stamp.time)
+		if known, err := t.knows(&r.cell); err != nil {
+			return false, err
+		} else if known && !p.mend {
+			continue // it stands, or was superseded, or deleted and forgotten
+		}
 		if err := t.apply(r.ref, r.cell); err != nil {
 			return false, err
 		}
@@ -117,6 +135,9 @@ func (s *Store) merge(t *tx, p part) (behind bool, err error) {
 	}
 	if !p.last {
 		return false, nil
+	}
+	if enough, err := s.enough(t, p); err != nil || !enough {
+		return true, err
 	}
 	// The argument for moving needs the whole vector: what the sender left out as
 	// superseded may be superseded by anything that we said we have.
@@ -142,8 +163,33 @@ func (s *Store) merge(t *tx, p part) (behind bool, err error) {
 	return false, nil
 }
 
+// knows reports whether the vector covers a cell.
+func (t *tx) knows(c *cell) (bool, error) {
+	h, err := t.head(c.stamp.author)
+	return h.seq >= c.seq, err
+}
+
+// enough reports whether the vector may move with a complete delta: not while this replica needs a whole one. It marks
+// the whole delta that has come.
+func (s *Store) enough(t *tx, p *part) (bool, error) {
+	if p.settled {
+		return true, s.endWhole(t)
+	}
+	forgot, err := s.forgot(t, p)
+	if err != nil {
+		return false, err
+	}
+	if p.whole = s.whole.cells(p) != nil; p.whole {
+		return false, nil
+	}
+	if forgot {
+		s.whole.wish()
+	}
+	return !forgot, nil
+}
+
 // recognize looks for writes of our own incarnation that we did not make.
-func (s *Store) recognize(t *tx, p part) error {
+func (s *Store) recognize(t *tx, p *part) error {
 	own, err := t.head(t.author)
 	if err != nil {
 		return err

@@ -8,10 +8,11 @@ import (
 	"testing"
 )
 
-// journal is every cell that any gateway ever wrote to a disk.
-type journal struct {
+// annals are every cell that any gateway ever wrote to a disk.
+type annals struct {
 	authors []author
 	by      map[author]*authored
+	deaths  []record
 }
 
 // authored is what one author wrote.
@@ -23,9 +24,9 @@ type authored struct {
 
 type dotRecord struct{ raw []byte }
 
-func (j *journal) init() { j.by = map[author]*authored{} }
+func (j *annals) init() { j.by = map[author]*authored{} }
 
-func (j *journal) of(a author) *authored {
+func (j *annals) of(a author) *authored {
 	if j.by[a] == nil {
 		j.by[a] = &authored{cells: map[uint64][]record{}, dots: map[string]*dotRecord{}}
 		j.authors = append(j.authors, a)
@@ -49,7 +50,7 @@ func (g *gateway) covers(r *record) bool {
 		return true
 	}
 	c := e.get(r.cell.field)
-	return c != nil && c.compare(&r.cell) >= 0
+	return c != nil && c.compare(&r.cell) >= 0 || r.cell.life > 0 && r.cell.life <= g.w.goneLife(r.ref)
 }
 
 // acknowledge checks that an edit is at its writer, and remembers it.
@@ -67,6 +68,7 @@ func (w *world) acknowledge(g *gateway, what string, wants []want) {
 
 // excuse is called when a disk went back or away: what was only there is lost.
 func (w *world) excuse() {
+	w.unbury()
 	for i := range w.acked {
 		a := &w.acked[i]
 		a.away = a.away || !a.by.covers(&a.record)
@@ -77,6 +79,7 @@ func (w *world) excuse() {
 // examine checks all that must hold at a gateway at any time.
 func (w *world) examine(g *gateway) {
 	w.known(g)
+	w.bury()
 	w.vector(g)
 	for i := range w.acked {
 		if a := &w.acked[i]; a.by == g && !a.away && !g.covers(&a.record) {
@@ -125,6 +128,9 @@ func (w *world) known(g *gateway) {
 		}
 		by.dots[k] = &dotRecord{c.raw}
 		by.cells[seq] = append(by.cells[seq], record{r, *c})
+		if field == "" && c.life%2 == 0 {
+			w.journal.deaths = append(w.journal.deaths, record{r, *c})
+		}
 		by.head = max(by.head, seq)
 	}
 	for _, a := range w.journal.authors {
@@ -171,6 +177,11 @@ func (w *world) equal() {
 			if a := &w.acked[i]; !a.excused && !g.covers(&a.record) {
 				w.fail("after quiet, gateway %d lacks what %d was told: it %s", g.i, a.by.i, a.what)
 			}
+		}
+	}
+	for r, d := range left[0].cells {
+		if d.entity.alive() && d.entity.life() <= w.goneLife(r) {
+			w.fail("%q came back", r)
 		}
 	}
 	same(reporter{}, stores...)

@@ -16,13 +16,14 @@ import (
 
 // gateway is one replica of a history: a disk, and a process while it is up.
 type gateway struct {
-	w    *world
-	i    int
-	node Node
-	skew time.Duration
-	side int // of the split
-	full bool
-	dead bool // for good
+	w       *world
+	i       int
+	node    Node
+	skew    time.Duration
+	side    int // of the split
+	full    bool
+	dead    bool // for good
+	foreign bool // its disk is a copy of another's
 
 	store   *Store // nil: down
 	done    chan error
@@ -114,6 +115,10 @@ func (g *gateway) start() {
 	}
 	g.store, g.done = s, make(chan error, 1)
 	go func() { g.done <- s.Run(context.Background()) }()
+	if g.foreign {
+		g.w.check(s.MarkForeign(context.Background()))
+		g.foreign = false
+	}
 	g.look()
 }
 
@@ -307,6 +312,7 @@ func (w *world) restore(g *gateway) {
 		return
 	}
 	w.note("gateway %d gets an older copy of %d", g.i, of.i)
+	g.foreign = of != g
 	g.replace(pick(w, of.saved...))
 	if w.chance(0.3) {
 		w.note("gateway %d is alone", g.i)
@@ -328,6 +334,7 @@ func (w *world) die(g *gateway) {
 	g.halt()
 	g.dead, g.disk, g.cells = true, image{}, nil
 	w.excuse()
+	w.evict(g)
 }
 
 func (w *world) living() (left []*gateway) {

@@ -35,6 +35,10 @@ var mutations = []struct {
 		{"delta.go", "collect(txn *badger.Txn, from vector) error {", "collect(txn *badger.Txn, from vector, heads map[author]head) error {"},
 		{"delta.go", "		a, n, r, field, ok := cutDot(it.Item().Key())\n		if !ok {", "		a, n, r, field, ok := cutDot(it.Item().Key())\n		if !ok || n > heads[a].seq {"},
 	}},
+	{"collection by time", []edit{
+		{"collect.go", "	for err == nil && len(cut) > 0 {\n", "	for err == nil {\n"},
+		{"collect.go", "			if m.covered(cut) {\n", "			if m.cells[0].stamp.time+uint64(time.Minute.Milliseconds())<<16 < wallTime(s.clock.now()) {\n"},
+	}},
 	{"seq reused after a rollback", []edit{
 		{"store.go", "	s.begin()\n", "	same := authorOf(s.node, 1)\n	s.author.Store(&same)\n"},
 	}},

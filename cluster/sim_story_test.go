@@ -94,7 +94,7 @@ func (w *world) olderDisk(of string, alone bool) {
 	case "own":
 		disk = g.disk
 	case "another's":
-		disk = w.all[1].disk
+		disk, g.foreign = w.all[1].disk, true
 	}
 	edits(30)
 	w.quiet()

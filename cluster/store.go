@@ -64,6 +64,7 @@ type Store struct {
 
 	author  atomic.Pointer[author] // ours; only the committer changes it
 	digest  atomic.Pointer[[]byte]
+	mark    atomic.Pointer[Mark]
 	devices atomic.Int64
 
 	gate gate
@@ -76,6 +77,11 @@ type Store struct {
 	print    uint64
 	deltas   deltas
 	contests contests
+	nodes    map[Node]struct{} // ever admitted, or heard to acknowledge
+	due      bool              // who holds what may have changed
+	unread   bool              // acknowledgements have come since the vector was last found to cover ours
+
+	whole whole
 }
 
 // Open opens the store of a gateway, or makes it. It returns an *InUseError if
@@ -101,7 +107,7 @@ func Open(cfg Config) (*Store, error) {
 		dir: cfg.Dir, node: cfg.Node, log: log, db: db, random: cfg.random, part: maxPart,
 		requests: make(chan *request), raise: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		closing: make(chan struct{}), stopped: make(chan struct{}),
-		heads: map[author]head{}, contests: contests{},
+		heads: map[author]head{}, contests: contests{}, nodes: map[Node]struct{}{},
 	}
 	s.begin()
 	if err := s.load(cfg.Now); err != nil {
@@ -171,6 +177,14 @@ func (s *Store) load(now func() time.Time) error {
 		if err := s.contests.load(txn, time.Now()); err != nil {
 			return err
 		}
+		if err := s.loadNodes(txn); err != nil {
+			return err
+		}
+		foreign, err := r.get(metaForeign)
+		if err != nil {
+			return err
+		}
+		s.whole.foreign = foreign != nil
 		heads, err := readHeads(txn)
 		s.heads = heads
 		return err
@@ -186,6 +200,9 @@ func (s *Store) load(now func() time.Time) error {
 			return fmt.Errorf("open store %s: %w", s.dir, err)
 		}
 	}
+	if err := s.indexMarkers(); err != nil {
+		return fmt.Errorf("open store %s: %w", s.dir, err)
+	}
 	s.clock = newClock(now, ceiling)
 	s.show(devices)
 	return nil
@@ -200,6 +217,8 @@ func (s *Store) remember(group overlay) {
 			s.heads[author([]byte(k[1:]))] = decodeHead(v)
 		case atContest:
 			s.contests.note(k, v != nil)
+		case atEntity:
+			s.noteNode(ref(k[1:]))
 		}
 	}
 	if v, ok := group[string(metaPrint)]; ok {
@@ -213,8 +232,14 @@ func (s *Store) remember(group overlay) {
 
 // show publishes what is answered without reading.
 func (s *Store) show(devices uint64) {
-	d := vectorOf(s.heads).digest(s.print)
+	v := vectorOf(s.heads)
+	if s.whole.wanted() {
+		v = vector{}
+	}
+	d := v.digest(s.print)
 	s.digest.Store(&d)
+	own := *s.author.Load()
+	s.mark.Store(&Mark{own, s.heads[own].seq})
 	s.devices.Store(int64(devices & (1<<(bits.UintSize-1) - 1))) //nolint:gosec // masked
 }
 

@@ -19,6 +19,7 @@ import (
 //	a address             the devices that claim an address: their keys, sorted
 //	x address             an address that more than one device claims
 //	v key                 a device alive as it is shown, see view.go
+//	g ref                 a deleted entity of which only that stands, see collect.go
 //	m name                one number or text about the store itself
 //	t key                 TAI64N received last from a device alive, see clocks.go
 const (
@@ -31,6 +32,7 @@ const (
 	atView    = 'v'
 	atMeta    = 'm'
 	atClock   = 't'
+	atMarker  = 'g'
 )
 
 var (
@@ -38,6 +40,8 @@ var (
 	metaCeiling = []byte("mceiling")
 	metaPrint   = []byte("mprint")   // exclusive or of the prints of all cells
 	metaDevices = []byte("mdevices") // number of devices alive
+	metaMarkers = []byte("mmarkers") // the list of markers is made
+	metaForeign = []byte("mforeign") // the cells came from a backup, see whole.go
 )
 
 func entityKey(r ref) []byte { return append([]byte{atEntity}, r...) }
@@ -47,6 +51,11 @@ func dotKey(r ref, c *cell) []byte {
 	b = binary.BigEndian.AppendUint64(b, c.seq)
 	b = append(b, r...)
 	return append(b, c.field...)
+}
+
+// dotsAbove is where the dots of an author above a seq begin.
+func dotsAbove(a author, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(append([]byte{atDot}, a[:]...), seq+1)
 }
 
 // cutDot takes apart what dotKey made.
@@ -272,11 +281,10 @@ func (t *tx) write(r ref, c cell) error {
 // finish writes the entities and keeps the indices and views.
 func (t *tx) finish() error {
 	for _, r := range slices.Sorted(maps.Keys(t.refs)) {
-		b, err := t.entities[r].encode()
-		if err != nil {
-			return fmt.Errorf("encode entity: %w", err)
+		if err := t.store(r); err != nil {
+			return err
 		}
-		t.set(entityKey(r), b)
+		t.reindexMarker(r)
 		if r.isDevice() {
 			if err := t.reindex(r); err != nil {
 				return err
@@ -290,5 +298,19 @@ func (t *tx) finish() error {
 			}
 		}
 	}
+	return nil
+}
+
+// store writes an entity, or takes away one of which nothing stands.
+func (t *tx) store(r ref) error {
+	if len(t.entities[r].cells) == 0 {
+		t.delete(entityKey(r))
+		return nil
+	}
+	b, err := t.entities[r].encode()
+	if err != nil {
+		return fmt.Errorf("encode entity: %w", err)
+	}
+	t.set(entityKey(r), b)
 	return nil
 }

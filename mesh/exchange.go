@@ -140,6 +140,9 @@ func (x *exchange) onPart(body []byte) error {
 		m.log.Warn("part not merged", "peer", x.link.id, "state", r.name, "err", err)
 	}
 	x.mu.Lock()
+	if err != nil && !r.failed {
+		r.lost++
+	}
 	r.merging, r.behind, r.failed = true, r.behind || behind, r.failed || err != nil
 	x.mu.Unlock()
 	wake(m.moved)

@@ -93,6 +93,8 @@ type replica struct {
 	stuck    bool      // they acknowledged, and still have only basis
 	streams  bool      // a delta is being sent
 	inFlight time.Time // since when one waits for its acknowledgement; zero: none does
+	heardAt  time.Time // when theirs came
+	lost     uint64    // deltas that were not merged, or not acknowledged
 
 	merging bool // in the middle of a delta of theirs
 	behind  bool // and something else is missing
@@ -108,13 +110,19 @@ func (r *replica) heard(d digest, now time.Time) {
 	switch {
 	case d.Ack:
 		r.inFlight = time.Time{}
-		r.stuck = bytes.Equal(d.Have, r.basis)
+		if r.stuck = bytes.Equal(d.Have, r.basis); r.stuck {
+			r.lost++
+		}
 	case flying && (r.streams || now.Sub(r.inFlight) < flightTimeout):
 		// It crossed our delta and says nothing about it.
 		return
 	default:
+		if flying {
+			r.lost++
+		}
 		r.inFlight, r.stuck = time.Time{}, false
 	}
+	r.heardAt = now
 	r.theirs, r.known, r.got, r.tell = d.Have, true, true, r.tell || d.Ask
 }
 

@@ -48,9 +48,12 @@ type Config struct {
 	Dataplane string       // "auto", "tun" or "userspace"
 	Socket    string       // path of the control socket; "": DATA/gatemesh.sock
 	Version   string       // of this program
-	Log       *slog.Logger
-	Started   func(Started) // called once when the cluster is known, before it is ready; may be nil
-	Ready     func()        // called once when devices are taken; may be nil
+	// Horizon is how long a gateway that is away holds up that deletions are forgotten; below a second it
+	// means 30 days.
+	Horizon time.Duration
+	Log     *slog.Logger
+	Started func(Started) // called once when the cluster is known, before it is ready; may be nil
+	Ready   func()        // called once when devices are taken; may be nil
 
 	// What a test puts in place of the machine. Zero values mean the machine.
 	Network mesh.Network
@@ -81,6 +84,9 @@ func (c *Config) Validate() error {
 	set(&c.Listen, DefaultListen)
 	set(&c.Mesh, DefaultMesh)
 	set(&c.Dataplane, DefaultDataplane)
+	if c.Horizon < time.Second {
+		c.Horizon = cluster.DefaultHorizon
+	}
 	if c.Capacity == 0 {
 		c.Capacity = DefaultCapacity
 	}

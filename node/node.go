@@ -56,6 +56,10 @@ type parts struct {
 	draining atomic.Bool   // takes no new devices and gives away those it has
 	leave    chan struct{} // wakes giveAway; capacity 1
 
+	lags      *lags
+	alarms    alarms
+	repairing sync.Mutex // held by the one exchange of cells that should be equal
+
 	departing atomic.Bool // the process ends: no device is recalled
 
 	rows    sync.Mutex                // makes reading and writing our rows of the session table one step, and guards the fields below
@@ -204,6 +208,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		exports:  newExports(),
 		forwards: newForwards(),
 		strays:   newStrays(),
+		lags:     newLags(),
 		stances:  map[cluster.Key]stance{},
 		places:   newPlaces(),
 		kept:     map[cluster.Key]time.Time{},
@@ -258,6 +263,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	p.mesh.Handle(kindHandover, n.onHandover(p))
 	p.mesh.Handle(kindKnock, n.onKnock(p))
 	p.mesh.Handle(kindFloors, n.onFloors(p))
+	p.mesh.Handle(kindBuckets, n.onBuckets)
+	p.mesh.Handle(kindPage, n.onPage)
+	p.mesh.Handle(kindRepair, n.onRepair(p))
 	p.mesh.Handle(kindPacket, n.onPacket(p))
 	p.mesh.Handle(kindDatagram, n.onDatagram(p))
 
@@ -285,6 +293,8 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.giveAway(ctx, p) })
 	g.Go(func() error { return n.guide(ctx, p) })
 	g.Go(func() error { return n.keepClocks(ctx, p) })
+	g.Go(func() error { return n.watchSync(ctx, p) })
+	g.Go(func() error { return n.collect(ctx) })
 	g.Go(func() error { return n.announce(ctx, p) })
 	g.Go(func() error { return n.becomeReady(ctx, p, came) })
 	return nil

@@ -26,6 +26,8 @@ var ErrNotAllowed = errors.New("the gateway's socket belongs to another user")
 type Client struct {
 	socket string
 	http   http.Client
+	// OnStored, if it is not nil, is told of each change on how many gateways it is. It is set before the first request.
+	OnStored func(Stored)
 }
 
 var _ Service = (*Client)(nil)
@@ -129,6 +131,9 @@ func call[Out any](ctx context.Context, c *Client, method, path string, in any) 
 			return out, fmt.Errorf("the gateway at %s answered %s", c.socket, resp.Status)
 		}
 		return out, e
+	}
+	if s, ok := parseStored(resp.Header); ok && c.OnStored != nil {
+		c.OnStored(s)
 	}
 	if err := dec.Decode(&out); err != nil {
 		return out, fmt.Errorf("answer of the gateway: %w", err)

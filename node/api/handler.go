@@ -45,6 +45,15 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	route(mux, log, "POST /v1/devices/{ref}/rekey", func(ctx context.Context, ref string, k NewKey) (Enrolment, error) {
 		return s.RekeyDevice(ctx, ref, k)
 	})
+	route(mux, log, "GET /v1/sync", func(ctx context.Context, _ string, _ none) (Sync, error) {
+		return s.SyncStatus(ctx)
+	})
+	route(mux, log, "POST /v1/sync/{ref}", func(ctx context.Context, ref string, _ none) (Resynced, error) {
+		return s.Resync(ctx, ref)
+	})
+	if w, ok := s.(Writes); ok {
+		return tellStored(w, mux)
+	}
 	return mux
 }
 

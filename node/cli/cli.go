@@ -88,7 +88,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:    usage,
 		ExitErrHandler:  func(*cli.Context, error) {}, // Main reports
 		Commands: []*cli.Command{
-			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), keyCommand(), versionCommand(),
+			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), syncCommand(), resyncCommand(), keyCommand(), versionCommand(),
 		},
 		Action: noCommand,
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,6 +67,11 @@ func ask(c *cli.Context, f func(api.Service) error) error {
 	}
 	client := api.NewClient(path)
 	defer client.Close()
+	client.OnStored = func(s api.Stored) {
+		if s.Of > 1 {
+			fmt.Fprintf(c.App.ErrWriter, "stored on %d of %d gateways\n", s.On, s.Of)
+		}
+	}
 	return f(client)
 }
 

@@ -1,0 +1,223 @@
+package cluster
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// fieldHave is the one field of an entity of kind have, whose id is a node and which only that node writes.
+const fieldHave = "have"
+
+// ack is what a member says that it holds.
+type ack struct {
+	author  author // of the cell that says so; zero: it never said anything
+	seq     uint64
+	have    vector // it holds all up to here, or what supersedes it
+	without []absence
+	evicted bool
+}
+
+// absence is a member that need not have what is deleted: it was evicted, or was away for longer than the horizon. It
+// ends when the member acknowledges the cell that said so first.
+type absence struct {
+	node   Node
+	author author
+	seq    uint64
+}
+
+// answers reports whether it ends an absence.
+func (a ack) answers(o absence) bool { return a.have[o.author] >= o.seq }
+
+// absent returns what is said of the absence of a member, if anything is.
+func (a ack) absent(n Node) (absence, bool) {
+	i := slices.IndexFunc(a.without, func(o absence) bool { return o.node == n })
+	if i < 0 {
+		return absence{}, false
+	}
+	return a.without[i], true
+}
+
+// wireAck is the value of an acknowledgement in CBOR.
+type wireAck struct {
+	Have    wireDigest    `cbor:"1,keyasint"`
+	Without []wireAbsence `cbor:"2,keyasint,omitempty"` // by node
+}
+
+type wireAbsence struct {
+	_      struct{} `cbor:",toarray"`
+	Node   []byte
+	Author []byte // none: that of the cell it stands in, as Seq
+	Seq    uint64
+}
+
+func haveRef(n Node) ref { return refOf(kindHave, n[:]) }
+
+// ackOf reads an acknowledgement; one that is malformed says nothing.
+func ackOf(e *entity) ack {
+	c := e.get(fieldHave)
+	if c == nil {
+		return ack{}
+	}
+	a := ack{author: c.stamp.author, seq: c.seq}
+	var w wireAck
+	if decoder.Unmarshal(c.value, &w) != nil {
+		return a
+	}
+	v, err := w.Have.vector()
+	if err != nil {
+		return a
+	}
+	a.have = v
+	for _, o := range w.Without {
+		switch {
+		case len(o.Node) != len(Node{}):
+		case len(o.Author) == 0:
+			a.without = append(a.without, absence{Node(o.Node), a.author, a.seq})
+		case len(o.Author) == len(author{}):
+			a.without = append(a.without, absence{Node(o.Node), author(o.Author), o.Seq})
+		}
+	}
+	return a
+}
+
+func (a ack) encode() ([]byte, error) {
+	w := wireAck{Have: a.have.wire(0)}
+	slices.SortFunc(a.without, func(a, b absence) int { return bytes.Compare(a.node[:], b.node[:]) })
+	for _, o := range a.without {
+		e := wireAbsence{Node: o.node[:], Seq: o.seq}
+		if o.seq > 0 {
+			e.Author = o.author[:]
+		}
+		w.Without = append(w.Without, e)
+	}
+	b, err := encoder.Marshal(w)
+	if err != nil {
+		return nil, fmt.Errorf("encode acknowledgement: %w", err)
+	}
+	return b, nil
+}
+
+// loadNodes reads which nodes were ever admitted or acknowledged anything.
+func (s *Store) loadNodes(txn *badger.Txn) error {
+	for _, kind := range []string{kindAdmission, kindHave} {
+		err := eachEntity(txn, append([]byte{byte(len(kind))}, kind...), func(r ref, _ *entity) error {
+			s.noteNode(r)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noteNode takes notice of an entity that changed. What it may change is whom collection waits for.
+func (s *Store) noteNode(r ref) {
+	if k := r.kind(); (k == kindAdmission || k == kindHave) && len(r.id()) == len(Node{}) {
+		s.nodes[Node(r.id())] = struct{}{}
+		s.due, s.unread = true, true
+	}
+}
+
+// members reads who is admitted, and what they said. t may hold newer acknowledgements than what is committed.
+func (s *Store) members(t *tx) (members, error) {
+	nodes := maps.Clone(s.nodes)
+	for r := range t.entities {
+		if r.kind() == kindAdmission && len(r.id()) == len(Node{}) {
+			nodes[Node(r.id())] = struct{}{}
+		}
+	}
+	all := members{}
+	for n := range nodes {
+		e, err := t.entity(admissionRef(n))
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := admissionOf(n[:], e); !ok {
+			continue
+		}
+		gone := e.evicted()
+		if e, err = t.entity(haveRef(n)); err != nil {
+			return nil, err
+		}
+		a := ackOf(e)
+		a.evicted = gone
+		all[n] = a
+	}
+	return all, nil
+}
+
+// acknowledge writes what this replica holds if it holds a deletion that it has not acknowledged, or if somebody holds
+// up a deletion who is to be left out; anyway if it must. A horizon of zero leaves out nobody.
+func (s *Store) acknowledge(t *tx, horizon time.Duration, must bool) error {
+	all, err := s.members(t)
+	if err != nil {
+		return err
+	}
+	own, admitted := all[s.node]
+	if !admitted {
+		return nil
+	}
+	have, counted := s.holds(), all.counted()
+	old := uint64(0)
+	if age := uint64(horizon.Milliseconds()) << 16; horizon > 0 && age < t.time {
+		old = t.time - age
+	}
+	wanted, out := must || !slices.Contains(counted, s.node), map[Node]absence{}
+	err = s.markers(func(m marker) bool {
+		if m.cells[0].life >= t.time {
+			m.hold(have) // a new life of ours would be below it
+			return true
+		}
+		wanted = wanted || !m.covered(own.have)
+		for _, n := range counted {
+			late := all[n].evicted || m.cells[0].stamp.time < old
+			if n != s.node && late && !m.covered(all[n].have) {
+				out[n], wanted = absence{node: n}, true
+			}
+		}
+		return true
+	})
+	if err != nil || !wanted {
+		return err
+	}
+	for _, o := range own.without { // they stay out until they have come back
+		if a, ok := all[o.node]; ok && !a.answers(o) {
+			out[o.node] = o
+		}
+	}
+	return s.writeAck(t, ack{have: have, without: slices.Collect(maps.Values(out))})
+}
+
+func (s *Store) writeAck(t *tx, a ack) error {
+	value, err := a.encode()
+	if err != nil {
+		return err
+	}
+	return t.put(haveRef(s.node), fieldHave, value)
+}
+
+// maxHidden bounds the authors in an acknowledgement of whom nothing stands.
+const maxHidden = 512
+
+// holds returns the vector that this replica may acknowledge. It names also authors of whom nothing stands: another
+// may not have collected yet what is gone here.
+func (s *Store) holds() vector {
+	v := vectorOf(s.heads)
+	return withHidden(v, s.heads, min(maxAuthors, len(v)+maxHidden))
+}
+
+// withHidden adds authors of whom nothing stands to a vector, up to a number of entries.
+func withHidden(v vector, heads map[author]head, limit int) vector {
+	for _, a := range slices.SortedFunc(maps.Keys(heads), compareAuthors) {
+		if h := heads[a]; h.seq > 0 && h.cells == 0 && len(v) < limit {
+			v[a] = h.seq
+		}
+	}
+	return v
+}
