@@ -37,7 +37,7 @@ var mutations = []struct {
 	}},
 	{"collection by time", []edit{
 		{"collect.go", "	for err == nil && len(cut) > 0 {\n", "	for err == nil {\n"},
-		{"collect.go", "			if m.covered(cut) {\n", "			if m.cells[0].stamp.time+uint64(time.Minute.Milliseconds())<<16 < wallTime(s.clock.now()) {\n"},
+		{"collect.go", "			if m.covered(cut) {\n", "			if m.covered(cut) || m.cells[0].stamp.time+uint64(time.Minute.Milliseconds())<<16 < wallTime(s.clock.now()) {\n"},
 	}},
 	{"seq reused after a rollback", []edit{
 		{"store.go", "	s.begin()\n", "	same := authorOf(s.node, 1)\n	s.author.Store(&same)\n"},

@@ -104,15 +104,15 @@ type world struct {
 type weather struct {
 	gateways int
 	even     bool // all clocks are right
-	steps   int
-	loss    float64 // of messages
-	double  float64
-	tear    float64 // of deltas that end in the middle
-	devices int
-	pool string
-	part    int           // bytes of a part
-	value   int           // bytes of large values; 0: none
-	delay   time.Duration // of a message, at most
+	steps    int
+	loss     float64 // of messages
+	double   float64
+	tear     float64 // of deltas that end in the middle
+	devices  int
+	pool     string
+	part     int           // bytes of a part
+	value    int           // bytes of large values; 0: none
+	delay    time.Duration // of a message, at most
 }
 
 func newWorld(seed uint64) *world {
