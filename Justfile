@@ -53,3 +53,11 @@ cross:
 
 fuzz seconds="30":
     for p in $(go list ./...); do for f in $(go test -list '^Fuzz' $p | grep ^Fuzz); do go test -run='^$' -fuzz="^$f\$" -fuzztime={{seconds}}s $p || exit 1; done; done
+
+# 10,000 histories of replicas that crash, split, roll back and forget
+simulate:
+    go test -count=1 -timeout 120m -v -run 'TestSimulator$' ./cluster -cluster.seeds 10000
+
+# the simulator must notice six mistakes, each within 10,000 histories
+mutations:
+    go test -count=1 -timeout 120m -v -run TestMutations ./cluster -cluster.mutations

@@ -225,8 +225,12 @@ func contents(t testing.TB, s *Store) map[string][]byte {
 			if err != nil {
 				return err
 			}
-			if k[0] == atHead || k[0] == atHeld || string(k) == string(metaCeiling) || string(k) == string(metaDisk) {
+			switch {
+			case k[0] == atHead, k[0] == atHeld, string(k) == string(metaCeiling), string(k) == string(metaDisk), string(k) == string(metaForeign):
 				continue
+			}
+			if string(k) == string(metaDevices) && bytes.Equal(v, number(0)) {
+				continue // as if never counted
 			}
 			all[string(k)] = v
 		}

@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -57,7 +59,8 @@ func (c contests) wait(now time.Time) time.Duration {
 // settle gives new claims to the devices that lost an address: those that this
 // gateway gave, at once, and all others when their time has come.
 func (s *Store) settle(now time.Time) error {
-	for a, due := range s.contests {
+	for _, a := range slices.SortedFunc(maps.Keys(s.contests), netip.Addr.Compare) {
+		due := s.contests[a]
 		if due.After(now) {
 			continue
 		}

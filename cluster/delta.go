@@ -77,7 +77,7 @@ func (s *Store) delta(txn *badger.Txn, from vector, yield func([]byte, error) bo
 	if len(from) == 0 { // of whom nothing stands: so that what is gone here does not come back there
 		to = withHidden(to, heads, maxAuthors)
 	}
-	p := &packer{yield: yield}
+	p := &packer{yield: yield, limit: s.part - partOverhead}
 	_, _ = rand.Read(p.id[:]) // never fails, crypto/rand
 	if err := p.collect(txn, from); err != nil {
 		return err
@@ -92,6 +92,7 @@ func (s *Store) delta(txn *badger.Txn, from vector, yield func([]byte, error) bo
 // that they are seen together.
 type packer struct {
 	yield func([]byte, error) bool
+	limit int // bytes of records and vectors in a part of several transactions
 	id    [8]byte
 	index uint64
 
@@ -154,7 +155,7 @@ func (p *packer) add(r reader, at ref, field string) error {
 
 // endOp takes the collected transaction into the part, or begins a new part.
 func (p *packer) endOp() error {
-	if len(p.part) > 0 && (p.partSize+p.opSize > maxPart-partOverhead || len(p.part)+len(p.op) > maxRecords) {
+	if len(p.part) > 0 && (p.partSize+p.opSize > p.limit || len(p.part)+len(p.op) > maxRecords) {
 		if err := p.send(wirePart{}); err != nil {
 			return err
 		}
@@ -167,7 +168,7 @@ func (p *packer) endOp() error {
 // last sends the part that ends the delta.
 func (p *packer) last(from, to vector) error {
 	const entry = len(author{}) + 9
-	if size := (len(from) + len(to)) * entry; p.partSize+size > maxPart-partOverhead {
+	if size := (len(from) + len(to)) * entry; p.partSize+size > p.limit {
 		if err := p.send(wirePart{}); err != nil {
 			return err
 		}

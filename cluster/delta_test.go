@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -13,37 +12,6 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 )
-
-// knows fails if a replica claims to know a write that neither it nor anything
-// that supersedes it has: the invariant of version vectors. written is every cell
-// that anybody ever wrote.
-func knows(t *testing.T, s *Store, written map[author]map[uint64][]record) {
-	err := s.view(func(txn *badger.Txn) error {
-		heads, err := readHeads(txn)
-		if err != nil {
-			return err
-		}
-		for a, h := range heads {
-			for seq := uint64(1); seq <= h.seq; seq++ {
-				for _, r := range written[a][seq] {
-					e, err := readEntity(snapshot{txn}, r.ref)
-					if err != nil {
-						return err
-					}
-					c := e.get(r.cell.field)
-					if r.cell.life < e.life() || c != nil && c.compare(&r.cell) >= 0 {
-						continue
-					}
-					t.Fatalf("replica claims seq %d of %x but lacks its cell of %q", seq, a[:8], r.ref)
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // journal collects every cell that a replica writes.
 func journal(s *Store, written map[author]map[uint64][]record) error {
@@ -100,95 +68,6 @@ func randomWrite(rnd *rand.Rand, s *Store, devices int) error {
 		return nil
 	}
 	return err
-}
-
-var histories = flag.Int("cluster.histories", 40, "how many seeds TestHistories runs")
-
-// TestHistories runs random histories of several replicas over a bad network:
-// partitions, parts that are lost, come twice, out of order or mixed with those of
-// other deltas, and replicas that go away in the middle. At every step each vector
-// is true; after quiet all replicas are equal, and their indices are what their
-// cells say.
-func TestHistories(t *testing.T) {
-	n := *histories
-	if testing.Short() {
-		n = 10
-	}
-	for seed := range n {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			rnd := rand.New(rand.NewPCG(uint64(seed), 1))
-			history(t, rnd, 2+rnd.IntN(4))
-		})
-	}
-}
-
-// flight is a part on its way.
-type flight struct {
-	to   int
-	part []byte
-}
-
-func history(t *testing.T, rnd *rand.Rand, n int) {
-	all := make([]*Store, n)
-	for i := range all {
-		var stop func()
-		all[i], stop = start(t, Config{Node: testNode(i)})
-		defer stop()
-	}
-	pools := []string{"10.0.0.0/24", "10.0.0.0/28"}
-	withPool(t, all[0], pools[rnd.IntN(len(pools))])
-	for _, s := range all[1:] {
-		pull(t, storeState{s}, storeState{all[0]})
-	}
-	written := map[author]map[uint64][]record{}
-	side := make([]int, n)
-	var air []flight
-	for range 60 {
-		switch rnd.IntN(10) {
-		case 0:
-			for i := range side {
-				side[i] = rnd.IntN(2)
-			}
-		case 1, 2, 3, 4:
-			s := all[rnd.IntN(n)]
-			check(t, randomWrite(rnd, s, 8))
-			check(t, journal(s, written))
-		case 5, 6:
-			from, to := rnd.IntN(n), rnd.IntN(n)
-			if from == to || side[from] != side[to] {
-				continue
-			}
-			for _, p := range parts(t, storeState{all[from]}, all[to].Digest()) {
-				air = append(air, flight{to, p})
-			}
-		default:
-			for range min(len(air), 1+rnd.IntN(3)) {
-				i := 0
-				if rnd.IntN(4) == 0 {
-					i = rnd.IntN(len(air))
-				}
-				f := air[i]
-				if rnd.IntN(5) > 0 {
-					_, err := all[f.to].Merge(f.part)
-					check(t, err)
-				}
-				if rnd.IntN(5) > 0 {
-					air = slices.Delete(air, i, i+1)
-				}
-			}
-		}
-		for _, s := range all {
-			check(t, journal(s, written)) // what a committer settled by itself, too
-		}
-		for _, s := range all {
-			knows(t, s, written)
-		}
-	}
-	converge(t, all...)
-	same(t, all...)
-	for _, s := range all {
-		sound(t, s)
-	}
 }
 
 // TestParts is about what becomes of the vector when parts of a delta are lost,

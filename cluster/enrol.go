@@ -147,16 +147,19 @@ func (t *tx) freeKey(key Key) error {
 
 // pools reads the two settings that addresses are made from.
 func (t *tx) pools() (pool, ula netip.Prefix, err error) {
-	for name, to := range map[string]*netip.Prefix{settingPool: &pool, settingULA: &ula} {
-		v, ok, err := readSetting(t, name)
+	for _, p := range []struct {
+		name string
+		to   *netip.Prefix
+	}{{settingPool, &pool}, {settingULA, &ula}} {
+		v, ok, err := readSetting(t, p.name)
 		if err != nil {
 			return pool, ula, err
 		}
 		if !ok {
-			return pool, ula, fmt.Errorf("setting %q is missing: %w", name, ErrNoPool)
+			return pool, ula, fmt.Errorf("setting %q is missing: %w", p.name, ErrNoPool)
 		}
-		if *to, err = netip.ParsePrefix(string(v)); err != nil {
-			return pool, ula, fmt.Errorf("setting %q: %w: %w", name, ErrNoPool, err)
+		if *p.to, err = netip.ParsePrefix(string(v)); err != nil {
+			return pool, ula, fmt.Errorf("setting %q: %w: %w", p.name, ErrNoPool, err)
 		}
 	}
 	if err := ValidatePool(pool); err != nil {

@@ -77,6 +77,10 @@ func TestTransactionsAreWhole(t *testing.T) {
 				t.Fatalf("seed %d: %q beside %q", seed, a, z)
 			}
 		}
+		type flight struct { // a part on its way
+			to   int
+			part []byte
+		}
 		var air []flight
 		for step := range 40 {
 			i, j := rnd.IntN(n), rnd.IntN(n)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/bits"
 	"strings"
@@ -26,7 +27,8 @@ type Config struct {
 	Now  func() time.Time // wall clock; nil means time.Now
 	Log  *slog.Logger     // nil means slog.Default
 
-	disk func(dir string) (free, total uint64, err error) // of a test; nil means the system's
+	disk   func(dir string) (free, total uint64, err error) // of a test; nil means the system's
+	random io.Reader                                        // of incarnations; nil means crypto/rand. Tests give a seeded one
 }
 
 // Ref names an entity that changed.
@@ -42,11 +44,13 @@ func compareRefs(a, b Ref) int {
 // Store is the replicated state on disk. All methods may be called from several
 // goroutines. Reads are answered from what is committed; writes wait for Run.
 type Store struct {
-	dir   string
-	node  Node
-	log   *slog.Logger
-	db    *badger.DB
-	clock *clock
+	dir    string
+	node   Node
+	log    *slog.Logger
+	db     *badger.DB
+	clock  *clock
+	random io.Reader // of incarnations
+	part   int       // bytes of a part that Delta makes, at most maxPart
 
 	requests chan *request // unbuffered: what is taken is carried out
 	raise    chan struct{} // buffered 1: the clock is above its durable ceiling
@@ -94,13 +98,16 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.random == nil {
+		cfg.random = rand.Reader
+	}
 	log := cfg.Log
 	db, volume, err := openDisk(cfg)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		dir: cfg.Dir, node: cfg.Node, log: log, db: db, volume: volume,
+		dir: cfg.Dir, node: cfg.Node, log: log, db: db, volume: volume, random: cfg.random, part: maxPart,
 		requests: make(chan *request), raise: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		closing: make(chan struct{}), stopped: make(chan struct{}),
 		heads: map[author]head{}, contests: contests{}, nodes: map[Node]struct{}{},
@@ -117,7 +124,7 @@ func Open(cfg Config) (*Store, error) {
 // begin takes a new incarnation, at random.
 func (s *Store) begin() {
 	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails, crypto/rand
+	_, _ = io.ReadFull(s.random, b[:]) // never fails, crypto/rand
 	a := authorOf(s.node, binary.BigEndian.Uint64(b[:]))
 	s.author.Store(&a)
 }
