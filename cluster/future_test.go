@@ -203,3 +203,31 @@ func TestHeldSurvivesARestart(t *testing.T) {
 	}
 	sound(t, s)
 }
+
+// TestFuturesRipenOneByOne: of two cells of the far future the one whose time has come is
+// shown, the other not.
+func TestFuturesRipenOneByOne(t *testing.T) {
+	ctx := context.Background()
+	fast, a, _, wall, key := twoYears(t)
+	faster := open(t, Config{Node: testNode(7), Now: func() time.Time { return wall.at.AddDate(4, 0, 0) }})
+	pull(t, storeState{faster}, storeState{a})
+	check(t, fast.RenameDevice(ctx, key, "far"))
+	check(t, faster.EnableDevice(ctx, key, false))
+	pull(t, storeState{a}, storeState{fast})
+	pull(t, storeState{a}, storeState{faster})
+	for _, tt := range []struct {
+		years int
+		want  string
+	}{{0, "0, phone true 2"}, {2, "0, far true 2"}, {2, "0, far false 2"}} {
+		if tt.years > 0 {
+			wall.at = wall.at.AddDate(tt.years, 0, 1)
+		}
+		a.ripenAt = time.Time{}
+		check(t, a.submit(ctx, newRequest(nil)))
+		check(t, a.submit(ctx, newRequest(nil)))
+		if got := shownState(t, a, key); got != tt.want {
+			t.Errorf("after %d years: shows %q, want %q", tt.years, got, tt.want)
+		}
+		sound(t, a)
+	}
+}
