@@ -172,6 +172,26 @@ func TestConflictOfAChain(t *testing.T) {
 	}
 }
 
+// TestSeenIsNoConflict: a deletion whose writer had seen an edit lists nothing where the edit
+// stands still, nor does a later edit where an earlier one stands.
+func TestSeenIsNoConflict(t *testing.T) {
+	ctx := context.Background()
+	a, b, c, key := split(t)
+	check(t, a.RenameDevice(ctx, key, "one"))
+	pull(t, storeState{c}, storeState{a})
+	pull(t, storeState{b}, storeState{a})
+	check(t, b.RenameDevice(ctx, key, "two"))
+	check(t, b.RenameDevice(ctx, key, "three"))
+	pull(t, storeState{c}, storeState{b})
+	check(t, b.SetPresharedKey(ctx, key, Key{1}))
+	pull(t, storeState{a}, storeState{b})
+	check(t, a.RemoveDevice(ctx, key))
+	converge(t, a, b, c)
+	if list := sameConflicts(t, a, b, c); len(list) > 0 {
+		t.Errorf("got %+v", list)
+	}
+}
+
 func TestResolveConflict(t *testing.T) {
 	ctx := context.Background()
 	for _, other := range []bool{false, true} {

@@ -24,7 +24,17 @@ func twoYears(t *testing.T) (fast, a, b *Store, wall *fakeClock, key Key) {
 	return fast, a, b, wall, key
 }
 
-// state is the device and the setting as they are shown.
+// lookThrough has the committer look through what it holds, and returns when it has.
+func lookThrough(t *testing.T, s *Store) {
+	t.Helper()
+	check(t, s.update(context.Background(), func(*tx) error {
+		s.ripenAt = time.Time{}
+		return nil
+	}))
+	check(t, s.submit(context.Background(), newRequest(nil)))
+}
+
+// shownState is the device and the setting as they are shown.
 func shownState(t *testing.T, s *Store, key Key) string {
 	t.Helper()
 	v, _, err := s.Setting("x")
@@ -78,8 +88,7 @@ func TestFutureIsNotShown(t *testing.T) {
 			}
 			wall.at = wall.at.AddDate(2, 0, 1)
 			for _, s := range []*Store{a, b} {
-				s.ripenAt = time.Time{}
-				check(t, s.submit(context.Background(), newRequest(nil)))
+				lookThrough(t, s)
 			}
 			converge(t, fast, a, b)
 			if got, want := shownState(t, b, key), shownState(t, fast, key); got != want || got == before && name != "new" {
@@ -202,4 +211,30 @@ func TestHeldSurvivesARestart(t *testing.T) {
 		t.Error("the index knows what is not shown")
 	}
 	sound(t, s)
+}
+
+// TestFuturesRipenOneByOne: of two cells of the far future the one whose time has come is
+// shown, the other not.
+func TestFuturesRipenOneByOne(t *testing.T) {
+	ctx := context.Background()
+	fast, a, _, wall, key := twoYears(t)
+	faster := open(t, Config{Node: testNode(7), Now: func() time.Time { return wall.at.AddDate(4, 0, 0) }})
+	pull(t, storeState{faster}, storeState{a})
+	check(t, fast.RenameDevice(ctx, key, "far"))
+	check(t, faster.EnableDevice(ctx, key, false))
+	pull(t, storeState{a}, storeState{fast})
+	pull(t, storeState{a}, storeState{faster})
+	for _, tt := range []struct {
+		years int
+		want  string
+	}{{0, "0, phone true 2"}, {2, "0, far true 2"}, {2, "0, far false 2"}} {
+		if tt.years > 0 {
+			wall.at = wall.at.AddDate(tt.years, 0, 1)
+		}
+		lookThrough(t, a)
+		if got := shownState(t, a, key); got != tt.want {
+			t.Errorf("after %d years: shows %q, want %q", tt.years, got, tt.want)
+		}
+		sound(t, a)
+	}
 }

@@ -61,7 +61,7 @@ func TestDisablingLaw(t *testing.T) {
 // moment, do two settings differ that are always written as one.
 func TestTransactionsAreWhole(t *testing.T) {
 	ctx := context.Background()
-	for seed := range 8 {
+	for seed := range 12 {
 		rnd := rand.New(rand.NewPCG(uint64(seed), 13))
 		n := 2 + rnd.IntN(3)
 		all := make([]*Store, n)
@@ -87,7 +87,7 @@ func TestTransactionsAreWhole(t *testing.T) {
 			switch {
 			case i == j:
 				v := fmt.Appendf(nil, "%d", step)
-				check(t, all[i].SetSettings(ctx, map[string][]byte{"a": v, "z": v, fmt.Sprint(step): make([]byte, 40<<10)}))
+				check(t, all[i].SetSettings(ctx, map[string][]byte{"a": v, "z": v, fmt.Sprint("m", step): make([]byte, 40<<10)}))
 			case rnd.IntN(2) == 0:
 				for _, p := range parts(t, storeState{all[i]}, all[j].Digest()) {
 					air = append(air, flight{j, p})
@@ -103,6 +103,30 @@ func TestTransactionsAreWhole(t *testing.T) {
 		converge(t, all...)
 		for _, s := range all {
 			whole(s)
+		}
+	}
+}
+
+// TestPartsHoldWholeTransactions: wherever a part ends, it ends between two transactions.
+func TestPartsHoldWholeTransactions(t *testing.T) {
+	ctx := context.Background()
+	for fill := range 9 {
+		a := replica(t, 0)
+		for i := range fill {
+			check(t, a.SetSettings(ctx, map[string][]byte{fmt.Sprint(i): make([]byte, 40<<10)}))
+		}
+		check(t, a.SetSettings(ctx, map[string][]byte{"a": {1}, "m": make([]byte, 40<<10), "z": {1}}))
+		for _, p := range parts(t, storeState{a}, nil) {
+			b := replica(t, 1)
+			_, err := b.Merge(p)
+			check(t, err)
+			_, first, err := b.Setting("a")
+			check(t, err)
+			_, last, err := b.Setting("z")
+			check(t, err)
+			if first != last {
+				t.Errorf("after %d others: half a transaction", fill)
+			}
 		}
 	}
 }
