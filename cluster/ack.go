@@ -152,8 +152,8 @@ func (s *Store) members(t *tx) (members, error) {
 	return all, nil
 }
 
-// acknowledge writes what this replica holds if it holds a deletion that it has not acknowledged, or if somebody holds
-// up a deletion who is to be left out; anyway if it must. A horizon of zero leaves out nobody.
+// acknowledge writes what this replica holds if it never did, if it holds a deletion that it has not acknowledged, or if
+// somebody holds up a deletion who is to be left out; anyway if it must. A horizon of zero leaves out nobody.
 func (s *Store) acknowledge(t *tx, horizon time.Duration, must bool) error {
 	all, err := s.members(t)
 	if err != nil {
@@ -168,7 +168,7 @@ func (s *Store) acknowledge(t *tx, horizon time.Duration, must bool) error {
 	if age := uint64(horizon.Milliseconds()) << 16; horizon > 0 && age < t.time {
 		old = t.time - age
 	}
-	wanted, out := must || !slices.Contains(counted, s.node), map[Node]absence{}
+	wanted, out := must || own.seq == 0 || !slices.Contains(counted, s.node), map[Node]absence{}
 	err = s.markers(func(m marker) bool {
 		if m.cells[0].life >= t.time {
 			m.hold(have) // a new life of ours would be below it

@@ -74,6 +74,7 @@ func (c *crew) want(what string, ns ...int) {
 func (c *crew) remove(s *Store, i int) {
 	c.t.Helper()
 	check(c.t, s.RemoveDevice(context.Background(), testKey(i)))
+	c.clock.at = c.clock.at.Add(time.Second) // beyond its life
 }
 
 // gone fails unless nobody has the device.
@@ -159,13 +160,10 @@ func TestNewLifeUnderOldMarker(t *testing.T) {
 	c := newCrew(t, 2)
 	a, b := c.all[0], c.all[1]
 	add(t, a, "phone", testKey(1))
-	c.clock.at = c.clock.at.Add(time.Hour)
-	fast := open(t, Config{Node: memberNode(2), Now: c.clock.now})
-	check(t, a.Admit(context.Background(), memberAdmission(2)))
-	c.clock.at = wallStart
-	c.all = append(c.all, fast)
 	ahead := &fakeClock{at: wallStart.Add(time.Hour)}
-	fast.clock.now = ahead.now
+	fast := open(t, Config{Node: memberNode(2), Now: ahead.now})
+	check(t, a.Admit(context.Background(), memberAdmission(2)))
+	c.all = append(c.all, fast)
 	c.equal()
 	c.round(c.all...)
 	add(t, fast, "laptop", testKey(0))
@@ -186,6 +184,70 @@ func TestNewLifeUnderOldMarker(t *testing.T) {
 	if _, err := b.Device(testKey(0)); err != nil {
 		t.Error("the new life was lost:", err)
 	}
+}
+
+// TestNewcomerAfterCollection: one has forgotten a deletion and admits a newcomer, which never hears of it; another has
+// not, and waits for the newcomer. The author of the marker has nothing else that stands.
+func TestNewcomerAfterCollection(t *testing.T) {
+	ctx := context.Background()
+	c := newCrew(t, 2)
+	dir := t.TempDir()
+	author, stop := start(t, Config{Dir: dir, Node: memberNode(2), Now: c.clock.now})
+	check(t, c.all[0].Admit(ctx, memberAdmission(2)))
+	add(t, c.all[0], "phone", testKey(1))
+	add(t, c.all[0], "laptop", testKey(0))
+	converge(t, append(slices.Clone(c.all), author)...)
+	c.remove(author, 0)
+	converge(t, append(slices.Clone(c.all), author)...)
+	stop()
+	c.all = append(c.all, open(t, Config{Dir: dir, Node: memberNode(2), Now: c.clock.now}))
+	first, late := c.all[0], c.all[1]
+	for _, s := range c.all {
+		check(t, s.Collect(ctx, 0))
+	}
+	pull(t, storeState{first}, storeState{late})
+	pull(t, storeState{first}, storeState{c.all[2]})
+	c.want("one knows it of all", 0, 1, 1)
+	check(t, first.Admit(ctx, memberAdmission(3)))
+	newcomer := open(t, Config{Node: memberNode(3), Now: c.clock.now})
+	pull(t, storeState{newcomer}, storeState{first})
+	c.all = append(c.all, newcomer)
+	pull(t, storeState{late}, storeState{newcomer})
+	c.want("one waits for the newcomer", 0, 1, 1, 0)
+	for range 2 {
+		for _, s := range c.all {
+			check(t, s.Collect(ctx, 0))
+		}
+		pull(t, storeState{late}, storeState{newcomer})
+	}
+	c.equal()
+	c.want("all know", 0, 0, 0, 0)
+}
+
+// TestAcknowledgementsAreAwaited: what a member acknowledged does not count before all is here that it knew then.
+func TestAcknowledgementsAreAwaited(t *testing.T) {
+	ctx := context.Background()
+	c := newCrew(t, 2)
+	a, b := c.all[0], c.all[1]
+	add(t, a, "laptop", testKey(0))
+	c.equal()
+	c.remove(b, 0)
+	pull(t, storeState{a}, storeState{b})
+	check(t, b.Collect(ctx, 0))
+	check(t, a.Admit(ctx, memberAdmission(2)))
+	for i := range 12 {
+		check(t, a.SetSettings(ctx, map[string][]byte{fmt.Sprint(i): make([]byte, 60<<10)}))
+	}
+	check(t, a.Collect(ctx, 0))
+	all := parts(t, storeState{a}, b.Digest())
+	for _, p := range all[1:] {
+		behind, err := b.Merge(p)
+		check(t, err)
+		if !behind {
+			t.Fatal("not behind")
+		}
+	}
+	c.want("somebody may have been admitted", 1, 1)
 }
 
 // TestEvictedHoldsUpNothing: a member that was evicted is not waited for.
