@@ -50,7 +50,7 @@ func (g *gateway) covers(r *record) bool {
 		return true
 	}
 	c := e.get(r.cell.field)
-	return c != nil && c.compare(&r.cell) >= 0 || r.cell.life > 0 && r.cell.life <= g.w.goneLife(r.ref)
+	return c != nil && c.compare(&r.cell) >= 0 || r.cell.life > 0 && g.buried(r.ref, r.cell.life)
 }
 
 // acknowledge checks that an edit is at its writer, and remembers it.
@@ -68,7 +68,6 @@ func (w *world) acknowledge(g *gateway, what string, wants []want) {
 
 // excuse is called when a disk went back or away: what was only there is lost.
 func (w *world) excuse() {
-	w.unbury()
 	for i := range w.acked {
 		a := &w.acked[i]
 		a.away = a.away || !a.by.covers(&a.record)
@@ -180,7 +179,7 @@ func (w *world) equal() {
 		}
 	}
 	for r, d := range left[0].cells {
-		if d.entity.alive() && d.entity.life() <= w.goneLife(r) {
+		if d.entity.alive() && slices.ContainsFunc(left, func(g *gateway) bool { return g.buried(r, d.entity.life()) }) {
 			w.fail("%q came back", r)
 		}
 	}

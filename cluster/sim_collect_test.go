@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // collect has a gateway acknowledge deletions, and forget those that all have.
@@ -42,31 +43,14 @@ func (w *world) bury() {
 			i++
 			continue
 		}
-		if d.cell.life > w.goneLife(d.ref) {
-			w.gone[d.ref] = &record{d.ref, d.cell}
-		}
+		w.gone[d.ref] = append(w.gone[d.ref], *d)
 		w.journal.deaths = append(w.journal.deaths[:i], w.journal.deaths[i+1:]...)
 	}
 }
 
-// goneLife returns the life that is over everywhere, 0 if none is.
-func (w *world) goneLife(r ref) uint64 {
-	if d := w.gone[r]; d != nil {
-		return d.cell.life
-	}
-	return 0
-}
-
-// unbury is called when a disk went back or away: a death that no disk knows of any more never was.
-func (w *world) unbury() {
-	for r, d := range w.gone {
-		known := false
-		for _, g := range w.living() {
-			h := decodeHead(g.disk[string(headKey(d.cell.stamp.author))])
-			known = known || h.seq >= d.cell.seq || g.entity(r).life() >= d.cell.life
-		}
-		if !known {
-			delete(w.gone, r)
-		}
-	}
+// buried reports whether a disk knows of a death, once on all disks, that ended a life.
+func (g *gateway) buried(r ref, life uint64) bool {
+	return slices.ContainsFunc(g.w.gone[r], func(d record) bool {
+		return life <= d.cell.life && decodeHead(g.disk[string(headKey(d.cell.stamp.author))]).seq >= d.cell.seq
+	})
 }

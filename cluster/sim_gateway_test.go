@@ -253,14 +253,19 @@ func (g *gateway) replace(m image) {
 // begin starts all gateways, as one cluster.
 func (w *world) begin() {
 	for i := range w.weather.gateways {
-		skew := pick(w, 0, 0, 0, 0, w.upTo(20*time.Millisecond), -w.upTo(5*time.Second), w.upTo(time.Hour), -w.upTo(time.Hour))
+		skew := pick(
+			w, 0, 0, 0, 0, w.upTo(20*time.Millisecond), -w.upTo(5*time.Second), w.upTo(time.Hour), -w.upTo(time.Hour),
+		)
 		if w.rnd.IntN(40) == 0 {
 			skew = 400 * 24 * time.Hour
 		}
 		if w.weather.even {
 			skew = 0
 		}
-		g := &gateway{w: w, i: i, node: NodeOf(testSigner(i).Public().(ed25519.PublicKey)), skew: skew, heard: map[int][]byte{}, lives: map[ref]uint64{}, calm: true}
+		g := &gateway{
+			w: w, i: i, node: NodeOf(testSigner(i).Public().(ed25519.PublicKey)), skew: skew,
+			heard: map[int][]byte{}, lives: map[ref]uint64{}, calm: true,
+		}
 		g.rnd = rand.New(rand.NewPCG(w.seed, uint64(2+i)))
 		w.all = append(w.all, g)
 		g.saved = append(g.saved, image{})

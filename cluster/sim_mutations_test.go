@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-var runMutations = flag.Bool("cluster.mutations", false, "have TestMutations break the code and see that the simulator notices")
+var runMutations = flag.Bool("cluster.mutations", false, "have TestMutations break the code")
 
 // mutations are the mistakes that the design argues against, each as replacements in the source.
 var mutations = []struct {

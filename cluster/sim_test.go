@@ -97,7 +97,7 @@ type world struct {
 	all     []*gateway
 	journal annals
 	acked   []acknowledged
-	gone    map[ref]*record // deaths that were on all disks at one time, and that some disk still knows of
+	gone    map[ref][]record // deaths that were on all disks at one time
 }
 
 // weather is what a history is like.
@@ -118,7 +118,7 @@ type weather struct {
 func newWorld(seed uint64) *world {
 	w := &world{seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), sum: fnv.New64a()}
 	w.journal.init()
-	w.gone = map[ref]*record{}
+	w.gone = map[ref][]record{}
 	w.weather = weather{
 		gateways: 2 + w.rnd.IntN(5), steps: 40 + w.rnd.IntN(60), devices: 2 + w.rnd.IntN(6),
 		loss: w.rnd.Float64() * 0.3, double: w.rnd.Float64() * 0.3, tear: w.rnd.Float64() * 0.4,
