@@ -142,7 +142,8 @@ func (s *Store) flush(o overlay) error {
 	return <-done
 }
 
-// send gives an overlay to Badger, which says on done when it is durable or that it is not. It does not wait for the disk.
+// send gives an overlay to Badger, which says on done when it is durable or that it is not. It does not wait for the
+// disk.
 func (s *Store) send(o overlay, done chan<- error) error {
 	txn := s.db.NewTransaction(true)
 	for k, v := range o {
