@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -49,17 +50,22 @@ func BenchmarkDevice(b *testing.B) {
 	}
 }
 
+// BenchmarkPut is the rate of durable writes: one at a time, and of so many who each wait for theirs.
 func BenchmarkPut(b *testing.B) {
 	for _, writers := range []int{1, 16, 128} {
 		b.Run(fmt.Sprint(writers, " writers"), func(b *testing.B) {
 			s := open(b, Config{Dir: b.TempDir(), Node: testNode(0)})
 			var n atomic.Int64
-			b.SetParallelism(max(writers/runtime.GOMAXPROCS(0), 1))
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					check(b, s.SetSettings(context.Background(), map[string][]byte{fmt.Sprint(n.Add(1)): {1}}))
-				}
-			})
+			var wg sync.WaitGroup
+			b.ResetTimer()
+			for range writers {
+				wg.Go(func() {
+					for i := n.Add(1); i <= int64(b.N); i = n.Add(1) {
+						check(b, s.SetSettings(context.Background(), map[string][]byte{fmt.Sprint(i): {1}}))
+					}
+				})
+			}
+			wg.Wait()
 		})
 	}
 }

@@ -17,6 +17,10 @@ const (
 	maxID    = 128      // bytes of an id
 	maxField = 64       // bytes of a field's name
 	maxCell  = MaxValue + 4<<10
+
+	// maxEntity bounds what a writer makes of an entity, in bytes: a quarter of what one commit can hold, so that it
+	// still can when several gateways have added to it apart.
+	maxEntity = 256 << 10
 )
 
 // codec is deterministic CBOR (RFC 8949, section 4.2.1), bounded.

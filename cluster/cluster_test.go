@@ -21,13 +21,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if child() {
+	if child() || member() {
 		return
 	}
 	goleak.VerifyTestMain(
 		m,
 		// Kept by glog, which Badger's ristretto links, for the life of a process.
 		goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
+		// Left by Badger when it cannot open a store.
+		goleak.IgnoreTopFunction("github.com/dgraph-io/badger/v4.(*DB).monitorCache"),
+		goleak.IgnoreTopFunction("github.com/dgraph-io/ristretto/v2/z.(*AllocatorPool).freeupAllocators"),
 	)
 }
 

@@ -7,12 +7,10 @@ import (
 	"maps"
 	"slices"
 	"time"
-
-	"github.com/dgraph-io/badger/v4"
 )
 
 const (
-	maxGroup = 128 // requests in one commit
+	maxGroup = 256 // requests in one commit
 	// maxEntries and maxBytes bound one Badger transaction, below Badger's own
 	// limits of 15 % of a memory table.
 	maxEntries = 10_000
@@ -26,6 +24,13 @@ type request struct {
 	local  bool            // wants to be pushed
 	done   chan error      // buffered 1
 	tx     *tx             // of the last run, when it was written
+}
+
+// giveUp says that the writes of the last run are lost.
+func (r *request) giveUp() {
+	if r.failed != nil {
+		r.failed()
+	}
 }
 
 func newRequest(run func(*tx) error) *request {
@@ -46,110 +51,75 @@ func (s *Store) Run(ctx context.Context) error {
 		return errors.New("committer runs already")
 	}
 	defer s.stopOnce.Do(func() { close(s.stopped) })
-	timer := time.NewTimer(s.contests.wait(time.Now()))
+	p := &s.pipeline
+	defer p.release()
+	timer := time.NewTimer(s.wait())
 	defer timer.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	for {
 		var err error
 		select {
 		case <-ctx.Done():
-			return nil
+			return p.drain()
 		case <-s.closing:
-			return nil
-		case r := <-s.requests:
-			err = s.commit(s.gather(r))
+			return p.drain()
+		case r := <-p.inlet():
+			p.take(r)
+			p.gather()
+		case err = <-p.landed:
+			if err = p.land(err); err == nil {
+				p.gather()
+			}
 		case <-s.raise:
-			err = s.commit([]*request{newRequest(nil)})
+			p.take(newRequest(nil))
+		case <-look.C:
+			_ = s.volume.look() // writes are told
+			s.volume.keep()
 		case <-timer.C:
 		}
+		if err == nil {
+			err = p.launch()
+		}
+		if err == nil {
+			err = s.upkeep()
+		}
 		if err != nil {
-			return fmt.Errorf("commit: %w", err)
-		}
-		if s.cloned.Swap(false) {
-			if err := s.renew(); err != nil {
-				return fmt.Errorf("renew incarnation: %w", err)
-			}
-		}
-		if err := s.settle(time.Now()); err != nil {
-			return fmt.Errorf("settle addresses: %w", err)
-		}
-		timer.Reset(s.contests.wait(time.Now()))
-	}
-}
-
-// gather takes what waits behind a request.
-func (s *Store) gather(first *request) []*request {
-	rs := []*request{first}
-	for len(rs) < maxGroup {
-		select {
-		case r := <-s.requests:
-			rs = append(rs, r)
-		default:
-			return rs
-		}
-	}
-	return rs
-}
-
-// commit runs requests in order and writes them in as few transactions as fit.
-// An error of a request goes to whoever made it; the returned error is one of
-// the store, and every request that was not written has got it.
-func (s *Store) commit(rs []*request) error {
-	for len(rs) > 0 {
-		n, err := s.commitSome(rs)
-		if err != nil {
-			for _, r := range rs {
-				r.done <- err
-			}
 			return err
 		}
-		rs = rs[n:]
+		timer.Reset(s.wait())
 	}
-	return nil
 }
 
-// commitSome writes a first few of the requests, at least one, and answers them.
-func (s *Store) commitSome(rs []*request) (n int, err error) {
-	group := overlay{}
-	var failed []error
-	err = s.db.View(func(txn *badger.Txn) error {
-		bytes := 0
-		for _, r := range rs {
-			t := newTx(snapshot{txn}, group, *s.author.Load())
-			err := s.perform(r, t)
-			size := t.mine.bytes()
-			if err == nil && (len(t.mine) > maxEntries || size > maxBytes) {
-				err = fmt.Errorf("transaction of %d entries and %d bytes: %w", len(t.mine), size, ErrTooLarge)
-			}
-			if err == nil && n > 0 && (len(group)+len(t.mine) > maxEntries || bytes+size > maxBytes) {
-				return nil
-			}
-			n++
-			failed = append(failed, err)
-			if err != nil {
-				if r.failed != nil {
-					r.failed()
-				}
-				continue
-			}
-			maps.Copy(group, t.mine)
-			bytes += size
-			r.tx = t
-		}
+// wait is how long the committer has no work of its own.
+func (s *Store) wait() time.Duration {
+	if s.volume.readOnly.Load() {
+		return time.Hour // or until there is room
+	}
+	return s.contests.wait(time.Now())
+}
+
+// upkeep does the committer's own work, when there is some: with nothing on its way.
+func (s *Store) upkeep() error {
+	if s.volume.readOnly.Load() {
 		return nil
-	})
-	if err != nil {
-		return 0, err
 	}
-	ceiling, raised := s.clock.ceilingFor()
-	if raised {
-		group[string(metaCeiling)] = number(ceiling)
+	s.pipeline.own = true
+	defer func() { s.pipeline.own = false }()
+	if s.cloned.Swap(false) {
+		if err := s.renew(); err != nil {
+			return fmt.Errorf("renew incarnation: %w", err)
+		}
 	}
-	if err := s.flush(group); err != nil {
-		return 0, err
+	if now := time.Now(); s.contests.wait(now) == 0 {
+		if err := s.settle(now); err != nil {
+			return fmt.Errorf("settle addresses: %w", err)
+		}
 	}
-	s.clock.raised(ceiling)
-	s.publish(group, rs[:n], failed)
-	return n, nil
+	if err := s.forget(); err != nil {
+		return fmt.Errorf("forget requests: %w", err)
+	}
+	return nil
 }
 
 func (s *Store) perform(r *request, t *tx) error {
@@ -164,34 +134,42 @@ func (s *Store) perform(r *request, t *tx) error {
 }
 
 // flush makes an overlay durable.
-func (s *Store) flush(group overlay) error {
-	if len(group) == 0 {
-		return nil
+func (s *Store) flush(o overlay) error {
+	done := make(chan error, 1)
+	if err := s.send(o, done); err != nil {
+		return err
 	}
-	return s.db.Update(func(txn *badger.Txn) error {
-		for k, v := range group {
-			var err error
-			if v == nil {
-				err = txn.Delete([]byte(k))
-			} else {
-				err = txn.Set([]byte(k), v)
-			}
-			if err != nil {
-				return err
-			}
+	return <-done
+}
+
+// send gives an overlay to Badger, which says on done when it is durable or that it is not. It does not wait for the
+// disk.
+func (s *Store) send(o overlay, done chan<- error) error {
+	txn := s.db.NewTransaction(true)
+	for k, v := range o {
+		var err error
+		if v == nil {
+			err = txn.Delete([]byte(k))
+		} else {
+			err = txn.Set([]byte(k), v)
 		}
-		return nil
-	})
+		if err != nil {
+			txn.Discard()
+			return err
+		}
+	}
+	txn.CommitWith(func(err error) { done <- err })
+	return nil
 }
 
 // publish shows a commit: first what reads are answered from, then the mesh and the
 // subscribers hear of it, then those who wait.
-func (s *Store) publish(group overlay, rs []*request, failed []error) {
-	s.remember(group)
+func (s *Store) publish(g *group) {
+	s.remember(g.writes)
 	changed := map[ref]struct{}{}
 	push := false
-	for i, r := range rs {
-		if failed[i] != nil || r.tx == nil {
+	for i, r := range g.done {
+		if g.failed[i] != nil || r.tx == nil {
 			continue
 		}
 		maps.Copy(changed, r.tx.refs)
@@ -204,8 +182,8 @@ func (s *Store) publish(group overlay, rs []*request, failed []error) {
 		}
 	}
 	s.tell(changed)
-	for i, r := range rs {
-		r.done <- failed[i]
+	for i, r := range g.done {
+		r.done <- g.failed[i]
 	}
 }
 
@@ -230,10 +208,13 @@ func (s *Store) tell(changed map[ref]struct{}) {
 // update runs a local transaction and waits until it is durable. When ctx ends
 // first, the transaction may still be carried out.
 func (s *Store) update(ctx context.Context, run func(*tx) error) error {
-	return s.submit(ctx, newRequest(run))
+	return s.submit(ctx, newRequest(s.once(ctx, run)))
 }
 
 func (s *Store) submit(ctx context.Context, r *request) error {
+	if err := s.volume.refusal(); err != nil {
+		return err
+	}
 	select {
 	case s.requests <- r:
 	case <-ctx.Done():

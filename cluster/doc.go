@@ -42,6 +42,11 @@
 // running process that meets a higher seq of its own incarnation (a cloned
 // machine) takes a new one and offers its cells again.
 //
+// Whatever is acknowledged is on the disk. One committer carries requests out in
+// memory and syncs many together, see pipeline.go; it stops writing while the disk
+// still has room, see room.go. A store that is damaged is not opened and not
+// changed, see verify.go.
+//
 // Cells of unknown kinds and fields are kept and forwarded as they came.
 //
 // # The sessions

@@ -120,6 +120,14 @@ func (e *entity) merge(c cell) (taken bool, gone []cell) {
 	return true, gone
 }
 
+// size is the bytes of its cells.
+func (e *entity) size() (n int) {
+	for i := range e.cells {
+		n += len(e.cells[i].raw)
+	}
+	return n
+}
+
 // clone returns a copy whose cells may be replaced.
 func (e *entity) clone() *entity { return &entity{slices.Clone(e.cells)} }
 

@@ -22,6 +22,8 @@ var (
 	ErrInvalidStatement = errors.New("invalid admission statement")
 	// ErrTooLarge says that a value or a transaction is beyond its limit.
 	ErrTooLarge = errors.New("too large")
+	// ErrReadOnly says that the disk is nearly full: nothing is written until there is room. See [ReadOnlyError].
+	ErrReadOnly = errors.New("store is read-only")
 	// ErrClosed says that the store was closed, or that its committer ended.
 	ErrClosed = errors.New("store is closed")
 )
@@ -38,6 +40,41 @@ func (e *InUseError) Error() string {
 	}
 	return fmt.Sprintf("%s is in use by process %d", e.Dir, e.PID)
 }
+
+// ReadOnlyError says how much room there is on the disk, and how much is needed. It wraps ErrReadOnly.
+type ReadOnlyError struct {
+	Dir          string
+	Free, Needed uint64 // bytes
+}
+
+func (e *ReadOnlyError) Error() string {
+	return fmt.Sprintf("the disk is nearly full: %d MB free, %d MB needed", e.Free/1e6, (e.Needed+1e6-1)/1e6)
+}
+
+func (e *ReadOnlyError) Unwrap() error { return ErrReadOnly }
+
+// Hint says what to do.
+func (e *ReadOnlyError) Hint() string {
+	return fmt.Sprintf("make room on the volume of %s; changes are taken again by themselves", e.Dir)
+}
+
+// DamageError says that a store cannot be opened: it is damaged, or its directory is not to be used. Nothing was
+// changed.
+type DamageError struct {
+	Dir  string
+	File string // in Dir; "" if unknown
+	Err  error
+}
+
+func (e *DamageError) Error() string {
+	why := strings.Join(strings.Fields(e.Err.Error()), " ") // Badger's have several lines
+	if e.File == "" {
+		return fmt.Sprintf("open store %s: %s", e.Dir, why)
+	}
+	return fmt.Sprintf("open store %s: file %s: %s", e.Dir, e.File, why)
+}
+
+func (e *DamageError) Unwrap() error { return e.Err }
 
 // FormatError says that the store was written by a newer version.
 type FormatError struct {

@@ -8,6 +8,9 @@ import (
 // it. The head of the old one is forgotten, so that what another copy of this
 // machine wrote under it comes in.
 func (s *Store) renew() error {
+	if err := s.pipeline.drain(); err != nil {
+		return err
+	}
 	old := *s.author.Load()
 	s.begin()
 	s.log.Warn("another copy of this gateway has written; taking a new incarnation", "node", s.node)
@@ -78,10 +81,15 @@ func (t *tx) rewrite(dots []dot) error {
 	return nil
 }
 
-// alone carries out a transaction of the committer's own.
+// alone carries out a transaction of the committer's own, after all that was taken before.
 func (s *Store) alone(run func(*tx) error) error {
+	p := &s.pipeline
+	if err := p.drain(); err != nil {
+		return err
+	}
 	r := newRequest(run)
-	if err := s.commit([]*request{r}); err != nil {
+	p.take(r)
+	if err := p.drain(); err != nil {
 		return err
 	}
 	return <-r.done

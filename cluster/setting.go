@@ -59,11 +59,11 @@ func (s *Store) SetSettings(ctx context.Context, values map[string][]byte) error
 
 func (t *tx) setSettings(values map[string][]byte) error {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		old, ok, err := readSetting(t, name)
+		e, err := t.entity(settingRef(name))
 		if err != nil {
 			return err
 		}
-		if ok && bytes.Equal(old, values[name]) {
+		if old := e.get(fieldValue); old != nil && bytes.Equal(old.value, values[name]) {
 			continue
 		}
 		if err := t.put(settingRef(name), fieldValue, values[name]); err != nil {

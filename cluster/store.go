@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/bits"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +24,8 @@ type Config struct {
 	Node Node             // whose writes these are
 	Now  func() time.Time // wall clock; nil means time.Now
 	Log  *slog.Logger     // nil means slog.Default
+
+	disk func(dir string) (free, total uint64, err error) // of a test; nil means the system's
 }
 
 // Ref names an entity that changed.
@@ -61,7 +60,8 @@ type Store struct {
 	digest  atomic.Pointer[[]byte]
 	devices atomic.Int64
 
-	gate gate
+	gate   gate
+	volume *volume
 
 	mu          sync.Mutex // guards subscribers
 	subscribers []func([]Ref)
@@ -71,6 +71,8 @@ type Store struct {
 	print    uint64
 	deltas   deltas
 	contests contests
+	onces    onces
+	pipeline pipeline
 }
 
 // Open opens the store of a gateway, or makes it. It returns an *InUseError if
@@ -81,55 +83,23 @@ func Open(cfg Config) (*Store, error) {
 		cfg.Log = slog.Default()
 	}
 	log := cfg.Log
-	removeEmptyLogs(cfg.Dir)
-	db, err := badger.Open(options(cfg.Dir, log))
+	db, volume, err := openDisk(cfg)
 	if err != nil {
-		if strings.Contains(err.Error(), "Another process is using this Badger database") {
-			return nil, &InUseError{Dir: cfg.Dir, PID: holder(cfg.Dir)}
-		}
-		return nil, fmt.Errorf("open store %s: %w", cfg.Dir, err)
+		return nil, err
 	}
 	s := &Store{
-		dir: cfg.Dir, node: cfg.Node, log: log, db: db,
+		dir: cfg.Dir, node: cfg.Node, log: log, db: db, volume: volume,
 		requests: make(chan *request), raise: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		closing: make(chan struct{}), stopped: make(chan struct{}),
 		heads: map[author]head{}, contests: contests{},
 	}
+	s.pipeline = pipeline{store: s, send: s.send, next: newGroup(), landed: make(chan error, 1)}
 	s.begin()
 	if err := s.load(cfg.Now); err != nil {
 		_ = db.Close()
 		return nil, err
 	}
 	return s, nil
-}
-
-// options are Badger's in a size fit for a gateway.
-func options(dir string, log *slog.Logger) badger.Options {
-	return badger.DefaultOptions(dir).
-		WithInMemory(dir == "").
-		WithSyncWrites(true).
-		WithMemTableSize(8 << 20).
-		WithNumMemtables(2).
-		WithValueLogFileSize(16 << 20).
-		WithBlockCacheSize(4 << 20).
-		WithIndexCacheSize(4 << 20).
-		WithNumCompactors(2).
-		WithDetectConflicts(false).
-		WithMetricsEnabled(false).
-		WithLogger(bridge{log})
-}
-
-// holder returns the process that Badger's lock file names.
-func holder(dir string) int {
-	b, err := os.ReadFile(filepath.Join(dir, "LOCK"))
-	if err != nil {
-		return 0
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		return 0
-	}
-	return pid
 }
 
 // begin takes a new incarnation, at random.
@@ -163,6 +133,9 @@ func (s *Store) load(now func() time.Time) error {
 		if err := s.contests.load(txn, time.Now()); err != nil {
 			return err
 		}
+		if err := s.onces.load(txn); err != nil {
+			return err
+		}
 		heads, err := readHeads(txn)
 		s.heads = heads
 		return err
@@ -192,6 +165,8 @@ func (s *Store) remember(group overlay) {
 			s.heads[author([]byte(k[1:]))] = decodeHead(v)
 		case atContest:
 			s.contests.note(k, v != nil)
+		case atOnce:
+			s.onces.note(k, v)
 		}
 	}
 	if v, ok := group[string(metaPrint)]; ok {
@@ -219,10 +194,7 @@ func (s *Store) Close() error {
 	close(s.closing)
 	s.gate.users.Wait()
 	s.stopOnce.Do(func() { close(s.stopped) })
-	if err := s.db.Close(); err != nil {
-		return fmt.Errorf("close store: %w", err)
-	}
-	return nil
+	return s.closeDisk()
 }
 
 // gate counts those who use the store, so that Close waits for them.

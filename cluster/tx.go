@@ -20,6 +20,7 @@ import (
 //	x address             an address that more than one device claims
 //	v key                 a device alive as it is shown, see view.go
 //	m name                one number or text about the store itself
+//	o id                  a request that was carried out, see once.go
 //	t key                 TAI64N received last from a device alive, see clocks.go
 const (
 	atEntity  = 'e'
@@ -31,6 +32,7 @@ const (
 	atView    = 'v'
 	atMeta    = 'm'
 	atClock   = 't'
+	atOnce    = 'o'
 )
 
 var (
@@ -262,6 +264,9 @@ func (t *tx) write(r ref, c cell) error {
 	c.seq = t.seq
 	if c, err = c.seal(); err != nil {
 		return err
+	}
+	if n := e.size() + len(c.raw); n > maxEntity {
+		return fmt.Errorf("%s of %d bytes: %w: it may have %d", r.kind(), n, ErrTooLarge, maxEntity)
 	}
 	if t.size += len(r) + len(c.raw) + recordOverhead; t.size > maxOp {
 		return fmt.Errorf("transaction beyond %d bytes: %w", maxOp, ErrTooLarge)

@@ -72,7 +72,10 @@ func (n *Node) AddDevice(ctx context.Context, d api.NewDevice) (api.Enrolment, e
 	if err != nil {
 		return api.Enrolment{}, err
 	}
-	added, err := n.store.AddDevice(ctx, d.Name, key)
+	added, err := n.store.AddDevice(once(ctx, 0), d.Name, key)
+	if errors.Is(err, cluster.ErrRepeated) {
+		added, err = n.store.Device(key)
+	}
 	if err != nil {
 		return api.Enrolment{}, apiError(d.Name, err)
 	}
@@ -87,10 +90,10 @@ func (n *Node) ChangeDevice(ctx context.Context, ref string, c api.DeviceChange)
 	}
 	d, err := n.store.FindDevice(ref)
 	if err == nil && c.Name != nil && *c.Name != d.Name {
-		err = n.store.RenameDevice(ctx, d.Key, *c.Name)
+		err = done(n.store.RenameDevice(once(ctx, 0), d.Key, *c.Name))
 	}
 	if err == nil && c.Enabled != nil && *c.Enabled != d.Enabled {
-		err = n.store.EnableDevice(ctx, d.Key, *c.Enabled)
+		err = done(n.store.EnableDevice(once(ctx, 1), d.Key, *c.Enabled))
 	}
 	if err != nil {
 		return api.Device{}, apiError(ref, err)
@@ -109,7 +112,10 @@ func (n *Node) RekeyDevice(ctx context.Context, ref string, k api.NewKey) (api.E
 	}
 	d, err := n.store.FindDevice(ref)
 	if err == nil {
-		d, err = n.store.RekeyDevice(ctx, d.Key, key)
+		d, err = n.store.RekeyDevice(once(ctx, 0), d.Key, key)
+	}
+	if errors.Is(err, cluster.ErrRepeated) {
+		d, err = n.store.Device(key)
 	}
 	if err != nil {
 		return api.Enrolment{}, apiError(ref, err)
@@ -124,7 +130,7 @@ func (n *Node) RemoveDevice(ctx context.Context, ref string) error {
 	}
 	d, err := n.store.FindDevice(ref)
 	if err == nil {
-		err = n.store.RemoveDevice(ctx, d.Key)
+		err = done(n.store.RemoveDevice(once(ctx, 0), d.Key))
 	}
 	if err != nil {
 		return apiError(ref, err)

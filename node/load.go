@@ -18,6 +18,7 @@ type report struct {
 	Counted  []count `cbor:"5,keyasint"` // of the devices that each other gateway sent
 	// Incarnation is the engine's, for which exports are made; 0: it takes none.
 	Incarnation uint64 `cbor:"6,keyasint,omitempty"`
+	ReadOnly    bool   `cbor:"7,keyasint,omitempty"` // its disk is nearly full: it takes no changes
 }
 
 // count is how many devices that a gateway sent were confirmed here since this

@@ -108,7 +108,7 @@ func (n *Node) open() (err error) {
 		return n.explainStore(err)
 	}
 	n.onClose("store", n.store.Close)
-	if err := writeOwner(cfg.Data, cfg.Name); err != nil {
+	if err := writeOwner(cfg.Data, cfg.Name); err != nil && !n.store.Room().ReadOnly {
 		return unwritable(err)
 	}
 	return nil
@@ -118,12 +118,21 @@ func (n *Node) open() (err error) {
 func (n *Node) explainStore(err error) error {
 	var format *cluster.FormatError
 	var inUse *cluster.InUseError
+	var full *cluster.ReadOnlyError
+	var damage *cluster.DamageError
 	var path *fs.PathError
 	switch {
+	case errors.As(err, &full):
+		return hintf(fmt.Sprintf("make room on the volume of %s, then start again", n.cfg.Data), "%w", err)
 	case errors.As(err, &inUse):
 		return hintf("stop it first, or use another --data directory", "data directory %s is in use by %s", n.cfg.Data, readOwner(n.cfg.Data))
 	case errors.As(err, &format):
 		return hintf("use the gatemesh that wrote it, or a newer one", "%w", err)
+	case errors.Is(err, fs.ErrPermission):
+		return unwritable(err)
+	case errors.As(err, &damage):
+		return hintf("nothing was changed; put back a backup, or move the directory away and start with an empty one "+
+			"and --key or --join: the other gateways have the rest", "%w", err)
 	case errors.As(err, &path):
 		return unwritable(err)
 	}
@@ -264,8 +273,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	p.sessions.Subscribe(n.onForeign(p))
 	n.store.Subscribe(n.onChange(p))
 	public := n.publicAddress(p)
-	if err := n.announceSelf(ctx, p, public); err != nil {
-		return err
+	unsaid := n.announceSelf(ctx, p, public)
+	if unsaid != nil && !errors.Is(unsaid, cluster.ErrReadOnly) {
+		return unsaid
 	}
 	n.live.Store(p)
 
@@ -286,6 +296,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.guide(ctx, p) })
 	g.Go(func() error { return n.keepClocks(ctx, p) })
 	g.Go(func() error { return n.announce(ctx, p) })
+	if unsaid != nil {
+		g.Go(func() error { return n.announceLater(ctx, p, public) })
+	}
 	g.Go(func() error { return n.becomeReady(ctx, p, came) })
 	return nil
 }

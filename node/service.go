@@ -36,7 +36,7 @@ func (n *Node) Status(context.Context) (api.Status, error) {
 		Cluster: clusterName(p.facts), Gateway: n.name, ID: n.self.String(), Ready: p.ready.Load(), Gateways: 1,
 		Devices: n.store.CountDevices(), Sessions: p.vpn.Count(), Dataplane: p.plane,
 		PublicKey: cluster.KeyString(p.pub), Pool: p.facts.pool.String(), Version: n.cfg.Version,
-		AuthFailures: p.vpn.Stats().Forged,
+		AuthFailures: p.vpn.Stats().Forged, Disk: n.disk(),
 	}
 	for _, m := range p.mesh.Members() {
 		if m.Status == mesh.Alive {
@@ -89,7 +89,7 @@ func (n *Node) gateway(p *parts, g cluster.Gateway, members map[cluster.Node]mes
 	}
 	if g.Node == n.self {
 		out.State, out.Serving, out.Draining = api.Alive, p.ready.Load(), p.draining.Load()
-		out.Sessions = p.vpn.Count()
+		out.Sessions, out.ReadOnly = p.vpn.Count(), n.store.Room().ReadOnly
 		return out
 	}
 	m, ok := members[g.Node]
@@ -100,7 +100,7 @@ func (n *Node) gateway(p *parts, g cluster.Gateway, members map[cluster.Node]mes
 	case mesh.Alive:
 		r, _ := p.peers.report(g.Node)
 		out.State, out.Serving, out.Draining = api.Alive, r.Serving, r.Draining
-		out.Sessions = r.Sessions
+		out.Sessions, out.ReadOnly = r.Sessions, r.ReadOnly
 		out.Mesh = m.Addr.String()
 	case mesh.Left:
 		out.State = api.Left

@@ -375,7 +375,7 @@ func (n *Node) beat(p *parts) func() []byte {
 		p.vpn.Allow(until)
 		return report{
 			Sessions: p.vpn.Count(), Capacity: n.cfg.Capacity, Serving: p.ready.Load(), Draining: p.draining.Load(),
-			Counted: p.steering.counts(), Incarnation: p.vpn.Incarnation(),
+			Counted: p.steering.counts(), Incarnation: p.vpn.Incarnation(), ReadOnly: n.store.Room().ReadOnly,
 		}.encode()
 	}
 }

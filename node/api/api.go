@@ -54,6 +54,14 @@ type Status struct {
 	// AuthFailures counts the packets of this gateway's sessions that did not
 	// authenticate since it started.
 	AuthFailures uint64 `json:"auth_failures"`
+	Disk         Disk   `json:"disk"`
+}
+
+// Disk is the volume of a gateway's data.
+type Disk struct {
+	ReadOnly bool   `json:"read_only"` // it is nearly full: changes are refused, devices are served
+	Free     uint64 `json:"free"`      // bytes; 0 if unknown
+	Needed   uint64 `json:"needed"`    // free bytes from which changes are taken again
 }
 
 // ClusterKey is the answer to a request for the cluster's secret.
@@ -75,6 +83,7 @@ type Gateway struct {
 	State    string    `json:"state"` // Alive, Failed or Left
 	Serving  bool      `json:"serving"`
 	Draining bool      `json:"draining"`
+	ReadOnly bool      `json:"read_only"` // its disk is nearly full: it takes no changes
 	Sessions int       `json:"sessions"`
 	Capacity int       `json:"capacity"`
 	Public   string    `json:"public"` // host:port that devices use

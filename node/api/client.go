@@ -96,30 +96,23 @@ func (c *Client) RemoveDevice(ctx context.Context, ref string) error {
 
 func device(ref string) string { return "/v1/devices/" + url.PathEscape(ref) }
 
-// call sends in as JSON, if it is not nil, and decodes the answer.
+// call sends in as JSON, if it is not nil, and decodes the answer. A request whose connection breaks is sent once more.
 func call[Out any](ctx context.Context, c *Client, method, path string, in any) (out Out, err error) {
-	var body io.Reader
+	var body []byte
 	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
+		if body, err = json.Marshal(in); err != nil {
 			return out, fmt.Errorf("encode request: %w", err)
 		}
-		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://gatemesh"+path, body)
-	if err != nil {
-		return out, fmt.Errorf("build request: %w", err)
+	key := newKey()
+	resp, err := c.send(ctx, method, path, key, body)
+	if err != nil && dialing(err) == nil && ctx.Err() == nil {
+		if again, err2 := c.send(ctx, method, path, key, body); err2 == nil {
+			resp, err = again, nil
+		}
 	}
-	resp, err := c.http.Do(req)
 	if err != nil {
-		var op *net.OpError
-		if errors.Is(err, fs.ErrPermission) {
-			return out, fmt.Errorf("%w: %s", ErrNotAllowed, c.socket)
-		}
-		if errors.As(err, &op) && op.Op == "dial" {
-			return out, fmt.Errorf("%w: %w", ErrNotRunning, op)
-		}
-		return out, fmt.Errorf("ask the gateway at %s: %w", c.socket, err)
+		return out, c.explain(err)
 	}
 	defer resp.Body.Close()
 	dec := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
@@ -134,4 +127,34 @@ func call[Out any](ctx context.Context, c *Client, method, path string, in any) 
 		return out, fmt.Errorf("answer of the gateway: %w", err)
 	}
 	return out, nil
+}
+
+func (c *Client) send(ctx context.Context, method, path, key string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://gatemesh"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("build request: %w", err)
+	}
+	if method != http.MethodGet {
+		req.Header.Set(KeyHeader, key)
+	}
+	return c.http.Do(req)
+}
+
+// dialing returns the error of making the connection, if it is one: nothing was asked then.
+func dialing(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		return op
+	}
+	return nil
+}
+
+func (c *Client) explain(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: %s", ErrNotAllowed, c.socket)
+	}
+	if op := dialing(err); op != nil {
+		return fmt.Errorf("%w: %w", ErrNotRunning, op)
+	}
+	return fmt.Errorf("ask the gateway at %s: %w", c.socket, err)
 }

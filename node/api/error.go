@@ -43,11 +43,18 @@ var statusOf = map[Code]int{
 	Internal:    http.StatusInternalServerError,
 }
 
-// asError turns any error into one that can be sent.
+// asError turns any error into one that can be sent. One that knows a hint is of a state that will pass.
 func asError(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
 		return e
+	}
+	var passing interface {
+		error
+		Hint() string
+	}
+	if errors.As(err, &passing) {
+		return Errorf(Unavailable, passing.Hint(), "%v", err)
 	}
 	return &Error{Code: Internal, Message: err.Error()}
 }

@@ -12,7 +12,8 @@ import (
 // maxBody bounds a request's body, in bytes.
 const maxBody = 64 << 10
 
-// Handler serves s as JSON over HTTP under /v1/. Refusals are [Error]s.
+// Handler serves s as JSON over HTTP under /v1/. Refusals are [Error]s. If s is a [Memory] too, a request that changes
+// something and comes again is given the answer of the first.
 func Handler(s Service, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	route(mux, log, "GET /v1/status", func(ctx context.Context, _ string, _ none) (Status, error) {
@@ -45,6 +46,9 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	route(mux, log, "POST /v1/devices/{ref}/rekey", func(ctx context.Context, ref string, k NewKey) (Enrolment, error) {
 		return s.RekeyDevice(ctx, ref, k)
 	})
+	if m, ok := s.(Memory); ok {
+		return once(mux, m, log)
+	}
 	return mux
 }
 

@@ -27,6 +27,10 @@ func statusCommand() *cli.Command {
 				_, err = fmt.Fprintf(c.App.Writer,
 					"cluster    %s\ngateway    %s\nready      %v\ngateways   %d alive\ndevices    %d\nsessions   %d\npool       %s\ndata plane %s\nversion    %s\n",
 					st.Cluster, st.Gateway, st.Ready, st.Gateways, st.Devices, st.Sessions, st.Pool, st.Dataplane, st.Version)
+				if err == nil && st.Disk.ReadOnly {
+					_, err = fmt.Fprintf(c.App.Writer, "disk       nearly full: %s free, %s needed; no changes are taken\n",
+						bytesText(st.Disk.Free), bytesText(st.Disk.Needed))
+				}
 				return err
 			})
 		},
@@ -89,8 +93,11 @@ func keyCommand() *cli.Command {
 
 // state is what a gateway is doing, in a word.
 func state(g api.Gateway) string {
-	if g.State == api.Alive && g.Draining {
+	switch {
+	case g.State == api.Alive && g.Draining:
 		return "draining"
+	case g.State == api.Alive && g.ReadOnly:
+		return "read-only"
 	}
 	return g.State
 }
