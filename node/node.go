@@ -285,6 +285,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.giveAway(ctx, p) })
 	g.Go(func() error { return n.guide(ctx, p) })
 	g.Go(func() error { return n.keepClocks(ctx, p) })
+	g.Go(func() error { return n.comeBack(ctx, p) })
 	g.Go(func() error { return n.announce(ctx, p) })
 	g.Go(func() error { return n.becomeReady(ctx, p, came) })
 	return nil

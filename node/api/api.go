@@ -10,6 +10,7 @@ type Service interface {
 	Clusters
 	Gateways
 	Devices
+	Backups
 }
 
 // Clusters answers for the cluster as one thing.

@@ -106,31 +106,45 @@ func call[Out any](ctx context.Context, c *Client, method, path string, in any) 
 		}
 		body = bytes.NewReader(b)
 	}
+	resp, err := c.send(ctx, method, path, body)
+	if err != nil {
+		return out, err
+	}
+	return answer[Out](resp)
+}
+
+// send asks and returns an answer that is no refusal; its body is the caller's.
+func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://gatemesh"+path, body)
 	if err != nil {
-		return out, fmt.Errorf("build request: %w", err)
+		return nil, fmt.Errorf("build request: %w", err)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var op *net.OpError
 		if errors.Is(err, fs.ErrPermission) {
-			return out, fmt.Errorf("%w: %s", ErrNotAllowed, c.socket)
+			return nil, fmt.Errorf("%w: %s", ErrNotAllowed, c.socket)
 		}
 		if errors.As(err, &op) && op.Op == "dial" {
-			return out, fmt.Errorf("%w: %w", ErrNotRunning, op)
+			return nil, fmt.Errorf("%w: %w", ErrNotRunning, op)
 		}
-		return out, fmt.Errorf("ask the gateway at %s: %w", c.socket, err)
+		return nil, fmt.Errorf("ask the gateway at %s: %w", c.socket, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
 	}
 	defer resp.Body.Close()
-	dec := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
-	if resp.StatusCode != http.StatusOK {
-		e := &Error{}
-		if err := dec.Decode(e); err != nil || e.Message == "" {
-			return out, fmt.Errorf("the gateway at %s answered %s", c.socket, resp.Status)
-		}
-		return out, e
+	e := &Error{}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(e); err != nil || e.Message == "" {
+		return nil, fmt.Errorf("the gateway at %s answered %s", c.socket, resp.Status)
 	}
-	if err := dec.Decode(&out); err != nil {
+	return nil, e
+}
+
+// answer decodes an answer.
+func answer[Out any](resp *http.Response) (out Out, err error) {
+	defer resp.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out); err != nil {
 		return out, fmt.Errorf("answer of the gateway: %w", err)
 	}
 	return out, nil

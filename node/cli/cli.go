@@ -88,7 +88,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:    usage,
 		ExitErrHandler:  func(*cli.Context, error) {}, // Main reports
 		Commands: []*cli.Command{
-			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), keyCommand(), versionCommand(),
+			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), keyCommand(),
+			backupCommand(), restoreCommand(), versionCommand(),
 		},
 		Action: noCommand,
 
