@@ -71,6 +71,7 @@ type Store struct {
 	print    uint64
 	deltas   deltas
 	contests contests
+	actor    *Actor // of Run's context
 }
 
 // Open opens the store of a gateway, or makes it. It returns an *InUseError if
