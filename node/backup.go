@@ -16,7 +16,7 @@ import (
 )
 
 // Backup implements [api.Backups].
-func (n *Node) Backup(_ context.Context, w io.Writer) error {
+func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 	p, err := n.running()
 	if err != nil {
 		return err
@@ -25,6 +25,7 @@ func (n *Node) Backup(_ context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	n.note(ctx, "backup", "cluster")
 	n.log.Info("backup made", "cells", b.Cells, "devices", b.Devices)
 	return nil
 }
@@ -59,6 +60,7 @@ func (n *Node) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
 	}
 	out := restored(b)
 	out.Before, out.After = before, n.store.CountDevices()
+	n.note(ctx, "restore", "backup of "+b.Made.Format(time.RFC3339))
 	n.log.Info("backup restored", "made", b.Made, "cells", b.Cells, "devices before", before, "devices", out.After)
 	return out, nil
 }
@@ -119,7 +121,7 @@ func RestoreInto(ctx context.Context, cfg Config, r io.Reader) (out api.Restored
 	if err != nil {
 		return out, err
 	}
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := context.WithCancel(cluster.WithActor(ctx, cluster.Actor{Name: "restore"}))
 	done := make(chan error, 1)
 	go func() { done <- n.store.Run(ctx) }()
 	b, err := n.restoreInto(ctx, r)

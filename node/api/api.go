@@ -11,6 +11,8 @@ type Service interface {
 	Gateways
 	Devices
 	Backups
+	Configs
+	Audits
 }
 
 // Clusters answers for the cluster as one thing.

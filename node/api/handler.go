@@ -46,6 +46,8 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 		return s.RekeyDevice(ctx, ref, k)
 	})
 	backupRoutes(mux, s, log)
+	configRoutes(mux, s, log)
+	auditRoutes(mux, s, log)
 	return mux
 }
 
