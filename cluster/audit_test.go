@@ -195,6 +195,15 @@ func TestAuditTampered(t *testing.T) {
 	faulty("forged", 4, "does not follow the one before it")
 	set(at(3), good)
 	verified(t, s, 5)
+
+	// The end of a chain, after which the next start's goes on.
+	last := at(5)
+	s.begin()
+	a = *s.author.Load()
+	check(t, s.Note(by("anna"), "show", "more"))
+	verified(t, s, 6)
+	set(last, nil)
+	faulty("the end of a run", 1, "follows a record of an earlier start that is missing or damaged")
 }
 
 func FuzzRecord(f *testing.F) {

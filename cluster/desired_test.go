@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/dgraph-io/badger/v4"
 	"pgregory.net/rapid"
 )
 
@@ -93,14 +94,43 @@ func TestDesiredMany(t *testing.T) {
 		}
 		seen[d.Addresses[0]] = true
 	}
-	if len(s.contests) > 0 {
-		t.Errorf("%d addresses are contested", len(s.contests))
-	}
 	for i := range want { // every name to another device, across transactions
 		want[i].Name = fmt.Sprintf("d%d", (i+250)%500)
 	}
 	apply(t, s, want)
 	sound(t, s)
+}
+
+// TestDesiredAddresses fills a small pool in one transaction: nobody is given what
+// another was given just before, so nothing is left to be settled.
+func TestDesiredAddresses(t *testing.T) {
+	s := withPool(t, replica(t, 0), "10.0.0.0/29")
+	var want []Desired
+	for i := range 5 {
+		want = append(want, Desired{Name: fmt.Sprintf("d%d", i), Key: testKey(i), Enabled: true})
+	}
+	seq := func() uint64 {
+		t.Helper()
+		check(t, s.SaveClocks(t.Context(), map[Key][12]byte{testKey(9): {}})) // what was to be settled is, before this
+		var heads map[author]head
+		check(t, s.view(func(txn *badger.Txn) (err error) {
+			heads, err = readHeads(txn)
+			return err
+		}))
+		return heads[*s.author.Load()].seq
+	}
+	before := seq()
+	edits, err := Plan(nil, want, testPool, testULA)
+	check(t, err)
+	_, err = s.Carry(t.Context(), edits, nil)
+	check(t, err)
+	if after := seq(); after != before+1 {
+		t.Errorf("%d transactions, want 1", after-before)
+	}
+	sound(t, s)
+	if _, err := s.Carry(t.Context(), []Edit{{New: &Desired{Name: "d5", Key: testKey(5)}}}, nil); !errors.Is(err, ErrPoolFull) {
+		t.Errorf("a sixth device: %v", err)
+	}
 }
 
 func TestPlanRefuses(t *testing.T) {
