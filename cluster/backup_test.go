@@ -153,9 +153,10 @@ func TestRestoreEnds(t *testing.T) {
 }
 
 func FuzzReadBackup(f *testing.F) {
-	s := withPool(f, replica(f, 0), "10.0.0.0/16")
-	add(f, s, "laptop", testKey(0))
+	s, stop := start(f, Config{Node: testNode(0)})
+	add(f, withPool(f, s, "10.0.0.0/16"), "laptop", testKey(0))
 	good := backupOf(f, s)
+	stop()
 	f.Add(good)
 	f.Add(good[:len(good)-20])
 	f.Add([]byte(backupMagic))
