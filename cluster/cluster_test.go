@@ -225,7 +225,7 @@ func contents(t testing.TB, s *Store) map[string][]byte {
 			if err != nil {
 				return err
 			}
-			if k[0] == atHead || string(k) == string(metaCeiling) {
+			if k[0] == atHead || string(k) == string(metaCeiling) || string(k) == string(metaAudit) {
 				continue
 			}
 			all[string(k)] = v

@@ -73,6 +73,7 @@ type Store struct {
 	contests contests
 	onces    onces
 	pipeline pipeline
+	actor    *Actor // of Run's context
 }
 
 // Open opens the store of a gateway, or makes it. It returns an *InUseError if

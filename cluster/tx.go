@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/dgraph-io/badger/v4"
@@ -146,13 +147,15 @@ type tx struct {
 	size     int    // bytes of local cells
 	before   map[ref]*entity
 	entities map[ref]*entity
-	refs     map[ref]struct{} // what changed
+	refs     map[ref]struct{}        // what changed
+	given    map[netip.Addr]struct{} // allocated in this transaction
 }
 
 func newTx(read reader, group overlay, a author) *tx {
 	return &tx{
 		read: read, group: group, mine: overlay{}, author: a,
 		before: map[ref]*entity{}, entities: map[ref]*entity{}, refs: map[ref]struct{}{},
+		given: map[netip.Addr]struct{}{},
 	}
 }
 

@@ -10,6 +10,9 @@ type Service interface {
 	Clusters
 	Gateways
 	Devices
+	Backups
+	Configs
+	Audits
 }
 
 // Clusters answers for the cluster as one thing.
