@@ -26,6 +26,10 @@ lab:
 soak:
     go test -count=1 -timeout 50m -v -run TestLabSoak ./node -lab.soak=30m
 
+# stores under load killed with -9, one alone and three that exchange what they have
+kills n="200":
+    go test -count=1 -timeout 30m -v -run TestKill ./cluster -cluster.kills {{n}}
+
 lab-strict:
     go test -count=1 -timeout 60m -v -run TestLab ./node -lab.full -lab.strict
 

@@ -54,7 +54,8 @@ func authorOf(n Node, incarnation uint64) (a author) {
 	return a
 }
 
-func (a author) node() Node { return Node(a[:16]) }
+func (a author) node() Node          { return Node(a[:16]) }
+func (a author) incarnation() uint64 { return binary.BigEndian.Uint64(a[16:]) }
 
 // stamp orders writes: by hybrid time, then by author. The zero stamp is before
 // all others.

@@ -226,7 +226,8 @@ func contents(t testing.TB, s *Store) map[string][]byte {
 				return err
 			}
 			switch {
-			case k[0] == atHead, k[0] == atHeld, string(k) == string(metaCeiling), string(k) == string(metaDisk), string(k) == string(metaForeign):
+			case k[0] == atHead, k[0] == atHeld, string(k) == string(metaCeiling), string(k) == string(metaDisk), string(k) == string(metaForeign),
+				string(k) == string(metaAudit):
 				continue
 			}
 			if string(k) == string(metaDevices) && bytes.Equal(v, number(0)) {

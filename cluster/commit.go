@@ -22,6 +22,7 @@ type request struct {
 	run    func(*tx) error // may run more than once; nil: only raises the clock's ceiling
 	failed func()          // called by the committer when run's writes were given up; may be nil
 	local  bool            // wants to be pushed
+	actor  *Actor          // who is recorded as its author; nil: nobody
 	done   chan error      // buffered 1
 	tx     *tx             // of the last run, when it was written
 }
@@ -51,6 +52,7 @@ func (s *Store) Run(ctx context.Context) error {
 		return errors.New("committer runs already")
 	}
 	defer s.stopOnce.Do(func() { close(s.stopped) })
+	s.actor = actorOf(ctx)
 	p := &s.pipeline
 	defer p.release()
 	timer := time.NewTimer(s.wait())
@@ -140,6 +142,11 @@ func (s *Store) perform(r *request, t *tx) error {
 	if err := r.run(t); err != nil {
 		return err
 	}
+	if r.actor != nil {
+		if err := t.audit(*r.actor); err != nil {
+			return err
+		}
+	}
 	return t.finish()
 }
 
@@ -152,7 +159,8 @@ func (s *Store) flush(o overlay) error {
 	return <-done
 }
 
-// send gives an overlay to Badger, which says on done when it is durable or that it is not. It does not wait for the disk.
+// send gives an overlay to Badger, which says on done when it is durable or that it is not. It does not wait for the
+// disk.
 func (s *Store) send(o overlay, done chan<- error) error {
 	txn := s.db.NewTransaction(true)
 	for k, v := range o {
@@ -203,7 +211,12 @@ func (s *Store) tell(changed map[ref]struct{}) {
 	}
 	refs := make([]Ref, 0, len(changed))
 	for r := range changed {
-		refs = append(refs, r.public())
+		if k := r.kind(); k != kindAudit && k != kindAuditCut { // nobody decides by them
+			refs = append(refs, r.public())
+		}
+	}
+	if len(refs) == 0 {
+		return
 	}
 	slices.SortFunc(refs, compareRefs)
 	s.mu.Lock()
@@ -217,7 +230,9 @@ func (s *Store) tell(changed map[ref]struct{}) {
 // update runs a local transaction and waits until it is durable. When ctx ends
 // first, the transaction may still be carried out.
 func (s *Store) update(ctx context.Context, run func(*tx) error) error {
-	return s.submit(ctx, newRequest(s.once(ctx, run)))
+	r := newRequest(s.once(ctx, run))
+	r.actor = actorOf(ctx)
+	return s.submit(ctx, r)
 }
 
 func (s *Store) submit(ctx context.Context, r *request) error {

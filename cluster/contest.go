@@ -69,6 +69,9 @@ func (s *Store) settle(now time.Time) error {
 		for more := true; more; {
 			err := s.alone(func(t *tx) (err error) {
 				more, err = t.settle(a, all)
+				if err == nil && s.actor != nil {
+					err = t.audit(*s.actor)
+				}
 				return err
 			})
 			if errors.Is(err, ErrPoolFull) || errors.Is(err, ErrNoPool) {

@@ -110,6 +110,22 @@
 // Two replicas with one vector and different prints are broken. Buckets says where,
 // by what stands on the disk; Page and Mend bring to each what it lacks.
 //
+// # Backups
+//
+// A backup is a delta from nothing with a header, counts and a checksum, see
+// backup.go. A cell of it up to the head that a store knows of its author
+// changes nothing there: it is stored, superseded or collected. So an old backup
+// brings back what is lost everywhere, and nothing that was deleted.
+//
+// # The audit
+//
+// A write whose context carries an Actor leaves a record of each entity that it
+// changed, in the same transaction: an entity of kind "audit" with one cell that is never
+// overwritten. The records of an author are numbered and each holds the hash of
+// the one before, so that an altered one is named and a missing one
+// missed. Old ones are deleted from the beginning of a chain like any entity; the
+// hash of the last of them stays, as kind "audit-cut".
+//
 // # The sessions
 //
 // Sessions is soft state, in memory: per gateway and incarnation one column that

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -172,7 +173,7 @@ func (t *tx) pools() (pool, ula netip.Prefix, err error) {
 }
 
 // allocate returns an address of a family that nobody claims.
-func (t *tx) allocate(key Key, field string) (netip.Addr, error) {
+func (t *tx) allocate(key Key, field string) (a netip.Addr, err error) {
 	pool, ula, err := t.pools()
 	if err != nil {
 		return netip.Addr{}, err
@@ -182,9 +183,14 @@ func (t *tx) allocate(key Key, field string) (netip.Addr, error) {
 		if e != nil {
 			err = e
 		}
-		return b != nil
+		_, given := t.given[a]
+		return given || b != nil
 	}
-	var a netip.Addr
+	defer func() {
+		if err == nil {
+			t.given[a] = struct{}{}
+		}
+	}()
 	if field == fieldIPv6 {
 		// A device that got a new key has kept the address of its old one, so the
 		// place of a hash may be taken.
@@ -194,8 +200,5 @@ func (t *tx) allocate(key Key, field string) (netip.Addr, error) {
 		return a, err
 	}
 	a, full := Allocate(pool, key, taken)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	return a, full
+	return a, errors.Join(err, full)
 }

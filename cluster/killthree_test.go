@@ -237,5 +237,6 @@ func TestKillThree(t *testing.T) {
 	if lost > 0 {
 		t.Errorf("%d acknowledged writes lost", lost)
 	}
-	t.Logf("%d kills, %d acknowledged writes on three gateways, %d lost, all stores opened", rounds+3, len(acknowledged), lost)
+	t.Logf("%d kills, %d acknowledged writes on three gateways, %d lost, all stores opened",
+		rounds+3, len(acknowledged), lost)
 }

@@ -95,7 +95,8 @@ func (v *volume) look() error {
 	v.readOnly.Store(now)
 	switch {
 	case now && !was:
-		v.log.Error("disk nearly full: changes are refused, devices are served on", "free", free, "needed", v.back, "dir", v.dir)
+		v.log.Error("disk nearly full: changes are refused, devices are served on",
+			"free", free, "needed", v.back, "dir", v.dir)
 	case was && !now:
 		v.log.Info("disk has room again: changes are taken", "free", free, "dir", v.dir)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/dgraph-io/badger/v4"
@@ -164,12 +165,14 @@ type tx struct {
 	held     map[ref]*entity  // as it is shown, if that differs
 	refs     map[ref]struct{} // what changed
 	losses   []record         // writes of others that were overwritten unseen
+	given    map[netip.Addr]struct{} // allocated in this transaction
 }
 
 func newTx(read reader, group overlay, a author) *tx {
 	return &tx{
 		read: read, group: group, mine: overlay{}, author: a,
 		before: map[ref]*entity{}, entities: map[ref]*entity{}, held: map[ref]*entity{}, refs: map[ref]struct{}{},
+		given: map[netip.Addr]struct{}{},
 	}
 }
 

@@ -274,6 +274,9 @@ func (n *Node) find(key ClusterKey, port uint16) (mesh.FindConfig, error) {
 
 // welcome records the admission of a newcomer that has proven the key.
 func (n *Node) welcome(ctx context.Context, f facts, c mesh.Newcomer) ([]byte, error) {
+	if c.Key.Equal(n.public()) {
+		return nil, mesh.ErrNotMember // found at an address that was another's: it cannot admit itself
+	}
 	now := n.cfg.Now()
 	err := n.store.Admit(ctx, cluster.Admission{
 		Key: c.Key, Name: c.Name, Sponsor: n.self, At: now,

@@ -170,7 +170,7 @@ func (n *Node) Close() error {
 // Run is the life of the gateway: it finds or begins its cluster, takes
 // devices, and returns when ctx ends (nil then) or a part fails.
 func (n *Node) Run(ctx context.Context) error {
-	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	inner, stop := context.WithCancel(cluster.WithActor(context.WithoutCancel(ctx), itself))
 	defer stop()
 	g, gctx := errgroup.WithContext(inner)
 	g.Go(func() error { return n.store.Run(gctx) })
@@ -305,6 +305,8 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.keepClocks(ctx, p) })
 	g.Go(func() error { return n.watchSync(ctx, p) })
 	g.Go(func() error { return n.collect(ctx) })
+	g.Go(func() error { return n.comeBack(ctx, p) })
+	g.Go(func() error { return n.trimAudit(ctx) })
 	g.Go(func() error { return n.announce(ctx, p) })
 	if unsaid != nil {
 		g.Go(func() error { return n.announceLater(ctx, p, public) })

@@ -49,11 +49,12 @@ func (n *Node) Status(context.Context) (api.Status, error) {
 }
 
 // ClusterKey implements [api.Clusters].
-func (n *Node) ClusterKey(context.Context) (api.ClusterKey, error) {
+func (n *Node) ClusterKey(ctx context.Context) (api.ClusterKey, error) {
 	p, err := n.running()
 	if err != nil {
 		return api.ClusterKey{}, err
 	}
+	n.note(ctx, "show", "cluster key")
 	return api.ClusterKey{Key: p.facts.key.String()}, nil
 }
 

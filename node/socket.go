@@ -64,6 +64,7 @@ func (n *Node) serveAPI(ctx context.Context, l net.Listener) error {
 		Handler:           api.Handler(n, n.log.With("component", "api")),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
+		ConnContext:       whoAsks,
 	}
 	stop := context.AfterFunc(ctx, func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

@@ -13,6 +13,9 @@ type Service interface {
 	Conflicts
 	Addresses
 	Replication
+	Backups
+	Configs
+	Audits
 }
 
 // Clusters answers for the cluster as one thing.

@@ -107,42 +107,62 @@ func call[Out any](ctx context.Context, c *Client, method, path string, in any) 
 		}
 	}
 	key := newKey()
-	resp, err := c.send(ctx, method, path, key, body)
+	resp, err := c.ask(ctx, method, path, key, bytes.NewReader(body))
 	if err != nil && dialing(err) == nil && ctx.Err() == nil {
-		if again, err2 := c.send(ctx, method, path, key, body); err2 == nil {
+		if again, err2 := c.ask(ctx, method, path, key, bytes.NewReader(body)); err2 == nil {
 			resp, err = again, nil
 		}
 	}
-	if err != nil {
-		return out, c.explain(err)
-	}
-	defer resp.Body.Close()
-	dec := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
-	if resp.StatusCode != http.StatusOK {
-		e := &Error{}
-		if err := dec.Decode(e); err != nil || e.Message == "" {
-			return out, fmt.Errorf("the gateway at %s answered %s", c.socket, resp.Status)
-		}
-		return out, e
+	if resp, err = c.accept(resp, err); err != nil {
+		return out, err
 	}
 	if s, ok := parseStored(resp.Header); ok && c.OnStored != nil {
 		c.OnStored(s)
 	}
-	if err := dec.Decode(&out); err != nil {
-		return out, fmt.Errorf("answer of the gateway: %w", err)
-	}
-	return out, nil
+	return answer[Out](resp)
 }
 
-func (c *Client) send(ctx context.Context, method, path, key string, body []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://gatemesh"+path, bytes.NewReader(body))
+// send asks once and returns an answer that is no refusal; its body is the caller's.
+func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	resp, err := c.ask(ctx, method, path, "", body)
+	return c.accept(resp, err)
+}
+
+// ask sends a request, under a key if it changes something and has one.
+func (c *Client) ask(ctx context.Context, method, path, key string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://gatemesh"+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("build request: %w", err)
 	}
-	if method != http.MethodGet {
+	if key != "" && method != http.MethodGet {
 		req.Header.Set(KeyHeader, key)
 	}
 	return c.http.Do(req)
+}
+
+// accept makes errors of what did not answer or refused; else the body is the caller's.
+func (c *Client) accept(resp *http.Response, err error) (*http.Response, error) {
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	e := &Error{}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(e); err != nil || e.Message == "" {
+		return nil, fmt.Errorf("the gateway at %s answered %s", c.socket, resp.Status)
+	}
+	return nil, e
+}
+
+// answer decodes an answer.
+func answer[Out any](resp *http.Response) (out Out, err error) {
+	defer resp.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out); err != nil {
+		return out, fmt.Errorf("answer of the gateway: %w", err)
+	}
+	return out, nil
 }
 
 // dialing returns the error of making the connection, if it is one: nothing was asked then.

@@ -54,6 +54,9 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	route(mux, log, "POST /v1/sync/{ref}", func(ctx context.Context, ref string, _ none) (Resynced, error) {
 		return s.Resync(ctx, ref)
 	})
+	backupRoutes(mux, s, log)
+	configRoutes(mux, s, log)
+	auditRoutes(mux, s, log)
 	var h http.Handler = mux
 	if w, ok := s.(Writes); ok {
 		h = tellStored(w, h)
@@ -83,15 +86,20 @@ func route[In, Out any](mux *http.ServeMux, log *slog.Logger, pattern string, f 
 		}
 		out, err := f(r.Context(), r.PathValue("ref"), in)
 		if err != nil {
-			e := asError(err)
-			if e.Code == Internal {
-				log.Error("request", "route", pattern, "err", err)
-			}
-			reply(w, statusOf[e.Code], e)
+			refuse(w, log, pattern, err)
 			return
 		}
 		reply(w, http.StatusOK, out)
 	})
+}
+
+// refuse answers with an error.
+func refuse(w http.ResponseWriter, log *slog.Logger, pattern string, err error) {
+	e := asError(err)
+	if e.Code == Internal {
+		log.Error("request", "route", pattern, "err", err)
+	}
+	reply(w, statusOf[e.Code], e)
 }
 
 // decode reads exactly one JSON value and refuses fields that it does not know.

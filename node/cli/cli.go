@@ -50,13 +50,25 @@ func (e *usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
+// statusError ends the program with a status of its own.
+type statusError struct {
+	err    error
+	status int
+}
+
+func (e *statusError) Error() string { return e.err.Error() }
+func (e *statusError) Unwrap() error { return e.err }
+
 // report writes err as people read it and returns the exit status.
 func report(stderr io.Writer, err error) int {
-	fmt.Fprintf(stderr, "gatemesh: %v\n", err)
+	if !errors.Is(err, errDiffers) { // what differs was printed
+		fmt.Fprintf(stderr, "gatemesh: %v\n", err)
+	}
 	hint, status := "", exitError
 	var known *node.HintError
 	var refused *api.Error
 	var usage *usageError
+	var own *statusError
 	switch {
 	case errors.As(err, &known):
 		hint = known.Hint
@@ -68,6 +80,9 @@ func report(stderr io.Writer, err error) int {
 		hint = "run this as the gateway's user, with sudo for instance"
 	case errors.As(err, &usage):
 		hint, status = "`"+self()+" --help` shows commands and flags", exitUsage
+	}
+	if errors.As(err, &own) {
+		status = own.status
 	}
 	if hint != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", hint)
@@ -88,7 +103,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:    usage,
 		ExitErrHandler:  func(*cli.Context, error) {}, // Main reports
 		Commands: []*cli.Command{
-			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(), syncCommand(), resyncCommand(),
+			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(),
+			syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(), poolCommand(), auditCommand(),
 			keyCommand(), versionCommand(),
 		},
 		Action: noCommand,

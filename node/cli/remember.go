@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/urfave/cli/v2"
-
 	"gatemesh/node"
 )
 
@@ -51,18 +49,4 @@ func (r remembered) save(dir string) error {
 		return nil
 	}
 	return node.WriteFile(path, b)
-}
-
-// value returns a flag's value: from the command line or the environment, else
-// as remembered, else its default. What was given is remembered from now on. An
-// empty value counts as none, as environment files have it.
-func (r remembered) value(c *cli.Context, flag, def string) string {
-	if v := c.String(flag); c.IsSet(flag) && v != "" {
-		r[flag] = v
-		return v
-	}
-	if v, ok := r[flag]; ok {
-		return v
-	}
-	return def
 }

@@ -26,6 +26,7 @@ func upCommand() *cli.Command {
 			"joins the cluster of that key: the one on the LAN, or the one at --join. Flags are\n" +
 			"remembered in the data directory.",
 		Flags: []cli.Flag{
+			configFlag,
 			&cli.StringFlag{Name: "key", Usage: "`KEY` of the cluster, gmk1-… or file:PATH", EnvVars: env("KEY")},
 			&cli.StringFlag{Name: "join", Usage: "a member's `HOST[:PORT]`, where it cannot be found on the LAN", EnvVars: env("JOIN")},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of this gateway", DefaultText: "the host's", EnvVars: env("NAME")},
@@ -47,22 +48,25 @@ func up(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
-	data, named, err := dataDir(c.String("data"))
+	told, err := readChoices(c)
 	if err != nil {
 		return err
 	}
-	flags, err := loadRemembered(data)
+	data, named, err := dataDir(told.once("data"))
 	if err != nil {
 		return err
 	}
-	cfg, err := upConfig(c, flags, data)
+	if told.old, err = loadRemembered(data); err != nil {
+		return err
+	}
+	cfg, err := upConfig(told, data)
 	if err != nil {
 		return err
 	}
 	g := greeting{out: c.App.Writer, cfg: &cfg, named: named}
 	cfg.Started = g.print
 	cfg.Ready = func() {
-		if err := flags.save(data); err != nil {
+		if err := told.old.save(data); err != nil {
 			cfg.Log.Warn("flags are not remembered", "err", err)
 		}
 	}
@@ -77,39 +81,38 @@ func up(c *cli.Context) error {
 	return errors.Join(err, n.Close())
 }
 
-// upConfig reads flags as the order flag, environment, remembered, default
-// wants it.
-func upConfig(c *cli.Context, flags remembered, data string) (cfg node.Config, err error) {
+// upConfig makes what a gateway was told its configuration.
+func upConfig(told choices, data string) (cfg node.Config, err error) {
 	cfg = node.Config{
 		Data:      data,
-		Name:      flags.value(c, "name", ""),
-		Listen:    flags.value(c, "listen", node.DefaultListen),
-		Public:    flags.value(c, "public", ""),
-		Mesh:      flags.value(c, "mesh", node.DefaultMesh),
-		Dataplane: flags.value(c, "dataplane", node.DefaultDataplane),
-		Socket:    c.String(socketFlag.Name),
+		Name:      told.value("name", ""),
+		Listen:    told.value("listen", node.DefaultListen),
+		Public:    told.value("public", ""),
+		Mesh:      told.value("mesh", node.DefaultMesh),
+		Dataplane: told.value("dataplane", node.DefaultDataplane),
+		Socket:    told.c.String(socketFlag.Name),
 		Version:   Version(),
 	}
-	if cfg.Log, err = newLog(c.App.ErrWriter, flags.value(c, "log", "text"), c.Bool("debug")); err != nil {
+	if cfg.Log, err = newLog(told.c.App.ErrWriter, told.value("log", "text"), told.once("debug") == "true"); err != nil {
 		return cfg, err
 	}
-	capacity := flags.value(c, "capacity", strconv.Itoa(node.DefaultCapacity))
+	capacity := told.value("capacity", strconv.Itoa(node.DefaultCapacity))
 	if cfg.Capacity, err = strconv.Atoi(capacity); err != nil {
 		return cfg, usagef("capacity %q is not a number", capacity)
 	}
-	if s := c.String("pool"); s != "" {
+	if s := told.once("pool"); s != "" {
 		if cfg.Pool, err = netip.ParsePrefix(s); err != nil {
 			return cfg, usagef("pool %q is not a prefix such as %s", s, node.DefaultPool)
 		}
 	}
-	if s := c.String("key"); s != "" {
+	if s := told.once("key"); s != "" {
 		key, err := readKey(s)
 		if err != nil {
 			return cfg, err
 		}
 		cfg.Key = &key
 	}
-	cfg.Join = c.String("join")
+	cfg.Join = told.once("join")
 	return cfg, nil
 }
 
