@@ -13,8 +13,8 @@ import (
 // their number is not bounded.
 const SettingMaxInstances = "max-instances"
 
-// maxInstances is the greatest bound that may be set.
-const maxInstances = 10_000
+// MaxInstances is the greatest bound that may be set.
+const MaxInstances = 10_000
 
 // ParseMaxInstances reads the setting: a decimal number from 1 to 10000, as
 // FormatMaxInstances writes it. It returns a *LimitError for another number.
@@ -23,8 +23,8 @@ func ParseMaxInstances(value []byte) (int, error) {
 	if err != nil || strconv.Itoa(n) != string(value) {
 		return 0, fmt.Errorf("%s %.20q: want a number", SettingMaxInstances, value)
 	}
-	if n < 1 || n > maxInstances {
-		return 0, &LimitError{What: SettingMaxInstances, Got: n, Min: 1, Max: maxInstances}
+	if n < 1 || n > MaxInstances {
+		return 0, &LimitError{What: SettingMaxInstances, Got: n, Min: 1, Max: MaxInstances}
 	}
 	return n, nil
 }

@@ -81,7 +81,7 @@ func TestServingLaws(t *testing.T) {
 }
 
 func TestMaxInstances(t *testing.T) {
-	for _, n := range []int{1, 3, maxInstances} {
+	for _, n := range []int{1, 3, MaxInstances} {
 		if got, err := ParseMaxInstances(FormatMaxInstances(n)); got != n || err != nil {
 			t.Error(got, err)
 		}

@@ -143,6 +143,7 @@ func (g *gateway) settle() {
 				s.contests[a] = time.Now().Add(time.Hour) // a history decides when patience ends, not the machine's clock
 			}
 		}
+		s.ripenAt = time.Now().Add(time.Hour)
 		return nil
 	})
 	for {
@@ -250,6 +251,9 @@ func (g *gateway) replace(m image) {
 	g.w.examine(g)
 }
 
+// farthest is how far the clock of a gateway is ahead whose date is wrong.
+const farthest = 400 * 24 * time.Hour
+
 // begin starts all gateways, as one cluster.
 func (w *world) begin() {
 	for i := range w.weather.gateways {
@@ -257,7 +261,7 @@ func (w *world) begin() {
 			w, 0, 0, 0, 0, w.upTo(20*time.Millisecond), -w.upTo(5*time.Second), w.upTo(time.Hour), -w.upTo(time.Hour),
 		)
 		if w.rnd.IntN(40) == 0 {
-			skew = 400 * 24 * time.Hour
+			skew = farthest
 		}
 		if w.weather.even {
 			skew = 0

@@ -89,7 +89,7 @@ type Store struct {
 	unread          bool              // acknowledgements have come since the vector was last found to cover ours
 
 	whole whole
-	actor    *Actor // of Run's context
+	actor *Actor // of Run's context
 }
 
 // Open opens the store of a gateway, or makes it. It returns an *InUseError if

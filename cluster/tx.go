@@ -162,9 +162,9 @@ type tx struct {
 	size     int             // bytes of local cells
 	before   map[ref]*entity // as it was shown
 	entities map[ref]*entity
-	held     map[ref]*entity  // as it is shown, if that differs
-	refs     map[ref]struct{} // what changed
-	losses   []record         // writes of others that were overwritten unseen
+	held     map[ref]*entity         // as it is shown, if that differs
+	refs     map[ref]struct{}        // what changed
+	losses   []record                // writes of others that were overwritten unseen
 	given    map[netip.Addr]struct{} // allocated in this transaction
 }
 

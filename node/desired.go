@@ -25,6 +25,8 @@ var adminSettings = map[string]struct {
 }{
 	cluster.SettingAuditLevel: {cluster.AuditAll, oneOf(cluster.AuditAll, cluster.AuditSecurity, cluster.AuditOff)},
 	cluster.SettingAuditDays:  {strconv.Itoa(cluster.DefaultAuditDays), between(1, 3650)},
+	// Not bounded.
+	cluster.SettingMaxInstances: {"", between(1, cluster.MaxInstances)},
 }
 
 func oneOf(values ...string) func(string) error {

@@ -94,6 +94,9 @@ func configExport(c *cli.Context) error {
 func toFile(cfg api.Config) configFile {
 	f := configFile{Format: configFormat, Settings: map[string]any{}}
 	for name, v := range cfg.Settings {
+		if v == "" { // never set
+			continue
+		}
 		f.Settings[name] = v
 		if n, err := strconv.Atoi(v); err == nil {
 			f.Settings[name] = n
