@@ -185,15 +185,22 @@ func (w *world) equal() {
 	}
 	same(reporter{}, stores...)
 	sound(reporter{}, stores[0])
-	w.addresses(stores[0])
+	w.addresses(left[0])
 }
 
-// addresses checks that no address has two devices, and that each device has one of each family.
-func (w *world) addresses(s *Store) {
+// addresses checks that no address has two devices, and that each device has what it claims. It may lack a claim: when a
+// gateway replaces one and is gone for good in the middle of its delta, the others have the device without it.
+func (w *world) addresses(g *gateway) {
 	seen := map[netip.Addr]string{}
-	for d, err := range s.Devices() {
+	for d, err := range g.store.Devices() {
 		w.check(err)
-		if len(d.Addresses) != 2 {
+		claims := 0
+		for _, field := range []string{fieldIPv4, fieldIPv6} {
+			if claimOf(g.entity(deviceRef(d.Key)), field).IsValid() {
+				claims++
+			}
+		}
+		if len(d.Addresses) != claims {
 			w.fail("after quiet, %s has the addresses %v", d.Name, d.Addresses)
 		}
 		for _, a := range d.Addresses {
