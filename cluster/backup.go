@@ -10,8 +10,6 @@ import (
 	"hash"
 	"io"
 	"time"
-
-	"github.com/dgraph-io/badger/v4"
 )
 
 // A backup is a stream: 16 bytes of magic, then frames.
@@ -266,22 +264,12 @@ func (s *Store) Restore(ctx context.Context, r io.Reader) (Backup, error) {
 	return b, err
 }
 
-// restorePart merges of a part what this store never had. By the meaning of a
-// head, every cell up to it is here or superseded.
+// restorePart merges a part, but not as a member's: what is wanted from a member is not in it.
 func (s *Store) restorePart(data []byte) error {
 	p, err := decodePart(data)
 	if err != nil {
 		return err
 	}
-	var heads map[author]head
-	err = s.view(func(txn *badger.Txn) error {
-		heads, err = readHeads(txn)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	p.records = filter(p.records, func(r record) bool { return r.cell.seq > heads[r.cell.stamp.author].seq })
 	if err := s.enter(); err != nil {
 		return err
 	}

@@ -225,6 +225,11 @@ func (t *tx) forget(gone []ref) error {
 func (t *tx) drop(r ref, e *entity, i int) error {
 	c := e.cells[i]
 	e.cells = slices.Delete(e.cells, i, i+1)
+	if h := t.held[r]; h != nil {
+		if i, ok := h.find(c.field); ok && h.cells[i].compare(&c) == 0 {
+			h.cells = slices.Delete(h.cells, i, i+1)
+		}
+	}
 	t.refs[r] = struct{}{}
 	t.delete(dotKey(r, &c))
 	return t.account(r, &c, -1)

@@ -211,13 +211,14 @@ func (t *tx) give(as []netip.Addr) {
 // edit carries one edit out, unless the device, or who has the name, is not as planned.
 func (t *tx) edit(e Edit, planned map[Key]bool, created string) error {
 	if e.Old != nil {
-		is, err := t.aliveDevice(e.Old.Key)
+		_, err := t.aliveDevice(e.Old.Key)
 		if errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("%w: %q is gone", ErrChanged, e.Old.Name)
 		}
 		if err != nil {
 			return err
 		}
+		is := t.shown(deviceRef(e.Old.Key))
 		if string(is.value(fieldName)) != e.Old.Name || enabled(is) != e.Old.Enabled {
 			return fmt.Errorf("%w: %q", ErrChanged, e.Old.Name)
 		}
@@ -281,7 +282,7 @@ func (t *tx) become(old *Device, w Desired, created string) error {
 	}
 	for _, f := range []string{fieldName, fieldIPv4, fieldIPv6, fieldPSK} {
 		v, ok := fields[f]
-		if !ok || string(e.value(f)) == string(v) {
+		if !ok || t.stands(deviceRef(w.Key), f, v) {
 			continue
 		}
 		if err := t.put(deviceRef(w.Key), f, v); err != nil {
@@ -289,7 +290,7 @@ func (t *tx) become(old *Device, w Desired, created string) error {
 		}
 	}
 	switch {
-	case enabled(e) == w.Enabled:
+	case t.held[deviceRef(w.Key)] == nil && enabled(e) == w.Enabled:
 		return nil
 	case w.Enabled:
 		return t.enable(w.Key, e)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/dgraph-io/badger/v4"
 )
 
 // twoYears are three replicas, the first of which has its clock two years ahead, and the
@@ -236,5 +238,42 @@ func TestFuturesRipenOneByOne(t *testing.T) {
 			t.Errorf("after %d years: shows %q, want %q", tt.years, got, tt.want)
 		}
 		sound(t, a)
+	}
+}
+
+// TestDropWhatIsHeld: what is dropped is not shown any more either, and when nothing of the far future is left, nothing is
+// held.
+func TestDropWhatIsHeld(t *testing.T) {
+	fast, a, b, _, key := twoYears(t)
+	r, psk := deviceRef(key), Key{5}
+	check(t, a.SetPresharedKey(t.Context(), key, psk))
+	converge(t, a, fast)
+	check(t, fast.RenameDevice(t.Context(), key, "far"))
+	converge(t, fast, a, b)
+	drop := func(field string) {
+		t.Helper()
+		check(t, b.update(t.Context(), func(t *tx) error {
+			e, err := t.entity(r)
+			if err != nil {
+				return err
+			}
+			return t.dropAll([]record{{r, *e.get(field)}})
+		}))
+		sound(t, b)
+	}
+	drop(fieldPSK)
+	if d, err := b.Device(key); err != nil || d.PresharedKey != (Key{}) || d.Name != "phone" {
+		t.Errorf("shows %+v %v without the key", d, err)
+	}
+	drop(fieldName)
+	check(t, b.view(func(txn *badger.Txn) error {
+		if h, err := (snapshot{txn}).get(heldKey(r)); h != nil || err != nil {
+			t.Errorf("holds %x %v", h, err)
+		}
+		return nil
+	}))
+	drop("")
+	if b.CountDevices() != 0 {
+		t.Error("counts a device that is no more")
 	}
 }

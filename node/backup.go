@@ -134,6 +134,9 @@ func RestoreInto(ctx context.Context, cfg Config, r io.Reader) (out api.Restored
 
 func (n *Node) restoreInto(ctx context.Context, r io.Reader) (cluster.Backup, error) {
 	b, err := n.store.Restore(ctx, r)
+	if err == nil {
+		err = n.store.MarkForeign(ctx)
+	}
 	if err != nil {
 		return b, err
 	}
