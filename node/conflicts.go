@@ -46,7 +46,8 @@ func (n *Node) ResolveConflict(ctx context.Context, id string, r api.Resolution)
 	if err != nil {
 		return api.Conflict{}, err
 	}
-	c, err := n.store.ResolveConflict(ctx, id, r.Take == api.TakeOther)
+	c, err := n.store.ResolveConflict(once(ctx, 0), id, r.Take == api.TakeOther)
+	err = done(err)
 	var choice *cluster.ChoiceError
 	var exists *cluster.ExistsError
 	switch {

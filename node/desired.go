@@ -170,7 +170,7 @@ func (n *Node) wantedSettings(want map[string]string) (map[string][]byte, []api.
 		if is != want[name] {
 			settings[name] = []byte(want[name])
 			changes = append(changes, api.ConfigChange{
-				What: api.Changed, Object: "setting " + name, Fields: []string{is + " → " + want[name]},
+				What: api.Changed, Object: "setting " + name, Fields: []string{cmp.Or(is, "none") + " → " + want[name]},
 			})
 		}
 	}

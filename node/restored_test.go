@@ -32,7 +32,7 @@ func namesAt(t *testing.T, g *nodetest.Gateway) string {
 
 // TestRestoredGateway replaces one of three gateways by one made from an old
 // backup, at the same address, at first alone or with the others in reach. What was
-// done since comes back, what was removed does not, and what it did alone is not lost.
+// done since comes back, what was removed and forgotten does not, and what it did alone is not lost.
 func TestRestoredGateway(t *testing.T) {
 	for _, alone := range []bool{false, true} {
 		t.Run(fmt.Sprintf("alone=%v", alone), func(t *testing.T) {
@@ -44,8 +44,9 @@ func TestRestoredGateway(t *testing.T) {
 func testRestoredGateway(t *testing.T, alone bool) {
 	w := nodetest.New(t, 900)
 	a, b, c := w.Gateway(1, "a"), w.Gateway(2, "b"), w.Gateway(3, "c")
+	soon := func(cfg *node.Config) { cfg.Horizon = 10 * time.Minute } // so deletions are looked at each minute
 	for _, g := range []*nodetest.Gateway{a, b, c} {
-		g.Start()
+		g.Start(soon)
 		time.Sleep(300 * time.Millisecond)
 	}
 	w.WaitReady(10*time.Second, a, b, c)
@@ -67,6 +68,10 @@ func testRestoredGateway(t *testing.T, alone bool) {
 	w.Enrol(c, "late") // by the gateway that will be lost: its numbers go on elsewhere
 	w.Wait("changes everywhere", 5*time.Second, func() bool {
 		return namesAt(t, b) == "kept late new" && namesAt(t, c) == "kept late new"
+	})
+	w.Wait("the deletion is forgotten", 9*time.Minute, func() bool {
+		s, err := a.SyncStatus(t.Context())
+		return err == nil && s.Deletions == 0
 	})
 	c.Kill()
 	if alone {

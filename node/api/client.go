@@ -116,9 +116,6 @@ func call[Out any](ctx context.Context, c *Client, method, path string, in any) 
 	if resp, err = c.accept(resp, err); err != nil {
 		return out, err
 	}
-	if s, ok := parseStored(resp.Header); ok && c.OnStored != nil {
-		c.OnStored(s)
-	}
 	return answer[Out](resp)
 }
 
@@ -146,6 +143,9 @@ func (c *Client) accept(resp *http.Response, err error) (*http.Response, error) 
 		return nil, c.explain(err)
 	}
 	if resp.StatusCode == http.StatusOK {
+		if s, ok := parseStored(resp.Header); ok && c.OnStored != nil {
+			c.OnStored(s)
+		}
 		return resp, nil
 	}
 	defer resp.Body.Close()

@@ -46,6 +46,10 @@ func (c *counting) Remember(_ context.Context, r api.Request, answer []byte) err
 	return nil
 }
 
+func (c *counting) ApplyConfig(_ context.Context, a api.ConfigApply) (api.ConfigApplied, error) {
+	return api.ConfigApplied{Changes: make([]api.ConfigChange, len(a.Config.Devices))}, nil
+}
+
 // full is an error that knows what to do.
 type full struct{}
 
@@ -117,21 +121,37 @@ func (m mute) Write([]byte) (int, error) {
 	return 0, net.ErrClosed
 }
 
-// A client whose connection breaks before the answer asks again, and what it asked is done once.
-func TestBrokenConnection(t *testing.T) {
-	s := &counting{known: map[api.Request][]byte{}}
+// answering returns a client of a gateway that breaks its first connections.
+func answering(t *testing.T, s api.Service, broken int) *api.Client {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv := &http.Server{Handler: api.Handler(s, slog.New(slog.DiscardHandler))}
-	go func() { _ = srv.Serve(&cutting{l, 1}) }()
-	defer srv.Close()
+	go func() { _ = srv.Serve(&cutting{l, broken}) }()
+	t.Cleanup(func() { _ = srv.Close() })
 	c := api.NewClient(path)
-	defer c.Close()
-	e, err := c.AddDevice(context.Background(), api.NewDevice{Name: "a"})
+	t.Cleanup(c.Close)
+	return c
+}
+
+// A client whose connection breaks before the answer asks again, and what it asked is done once.
+func TestBrokenConnection(t *testing.T) {
+	s := &counting{known: map[api.Request][]byte{}}
+	e, err := answering(t, s, 1).AddDevice(context.Background(), api.NewDevice{Name: "a"})
 	if err != nil || e.Keepalive != 1 || s.added != 1 {
 		t.Errorf("%+v, %v, carried out %d times", e, err, s.added)
+	}
+}
+
+// A configuration may be larger than what is remembered of a request.
+func TestLargeConfig(t *testing.T) {
+	c := answering(t, &counting{known: map[api.Request][]byte{}}, 0)
+	devices := make([]api.ConfigDevice, 10_000)
+	out, err := c.ApplyConfig(context.Background(), api.ConfigApply{Config: api.Config{Devices: devices}})
+	if err != nil || len(out.Changes) != len(devices) {
+		t.Errorf("%d changes, %v", len(out.Changes), err)
 	}
 }
