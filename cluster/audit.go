@@ -91,6 +91,9 @@ func recordOf(r ref, was, is *entity) Record {
 	case was.alive() && !is.alive():
 		rec.Action = "remove"
 	}
+	if (r.isDevice() || r.kind() == kindSetting) && rec.Action == "change" && len(rec.Changes) == 0 {
+		return Record{} // written again as it stood
+	}
 	name := string(is.value(fieldName))
 	if name == "" {
 		name = string(was.value(fieldName))
@@ -99,6 +102,9 @@ func recordOf(r ref, was, is *entity) Record {
 	case kindAudit, kindAuditCut, kindHave:
 		return Record{}
 	case kindConflict:
+		if rec.Action != "remove" {
+			return Record{} // it was found, not made
+		}
 		rec.Action, rec.Changes = "resolve", nil
 	case kindDevice:
 		renamed := func(c FieldChange) bool { return c.Field == fieldName }

@@ -103,6 +103,37 @@ func TestAuditRefused(t *testing.T) {
 	verified(t, s, 0)
 }
 
+// TestAuditTellsWhatIsShown: that a conflict is found is no one's deed, that it is ended is, and what is not shown
+// before its time was not there to be changed.
+func TestAuditTellsWhatIsShown(t *testing.T) {
+	a, b, _, key := split(t)
+	check(t, a.RenameDevice(by("anna"), key, "left"))
+	check(t, b.RenameDevice(by("bob"), key, "right"))
+	converge(t, a, b)
+	all := sameConflicts(t, a, b)
+	_, err := a.ResolveConflict(by("anna"), all[0].ID, false)
+	check(t, err)
+	want := `all anna change: device left KEY; name "phone" "left"
+security anna resolve: conflict ID
+all bob change: device right KEY; name "phone" "right"
+`
+	converge(t, a, b)
+	told := strings.NewReplacer(KeyString(key), "KEY", all[0].ID, "ID").Replace(story(records(t, b)))
+	if told != want {
+		t.Errorf("got\n%swant\n%s", told, want)
+	}
+
+	fast, c, _, _, key := twoYears(t)
+	check(t, fast.RenameDevice(t.Context(), key, "far"))
+	check(t, fast.EnableDevice(t.Context(), key, false))
+	converge(t, fast, c)
+	check(t, c.RenameDevice(by("anna"), key, "near"))
+	want = fmt.Sprintf("all anna change: device near %s; name %q %q\n", KeyString(key), "phone", "near")
+	if got := story(records(t, c)); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
 // TestAuditChains restarts a gateway, cuts its records and goes on.
 func TestAuditChains(t *testing.T) {
 	dir, clock := t.TempDir(), &fakeClock{at: time.Unix(1e9, 0)}
