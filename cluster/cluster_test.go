@@ -225,9 +225,8 @@ func contents(t testing.TB, s *Store) map[string][]byte {
 			if err != nil {
 				return err
 			}
-			switch {
-			case k[0] == atHead, k[0] == atHeld, string(k) == string(metaCeiling), string(k) == string(metaDisk), string(k) == string(metaForeign),
-				string(k) == string(metaAudit):
+			local := [][]byte{metaCeiling, metaDisk, metaForeign, metaAudit}
+			if k[0] == atHead || k[0] == atHeld || slices.ContainsFunc(local, func(m []byte) bool { return bytes.Equal(k, m) }) {
 				continue
 			}
 			if string(k) == string(metaDevices) && bytes.Equal(v, number(0)) {

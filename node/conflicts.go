@@ -15,7 +15,9 @@ import (
 )
 
 // plainSettings are the settings whose values may be told. Any other counts as a secret.
-var plainSettings = map[string]bool{setPool: true, setULA: true, cluster.SettingMaxInstances: true}
+var plainSettings = map[string]bool{
+	setPool: true, setULA: true, cluster.SettingMaxInstances: true, cluster.SettingAuditLevel: true, cluster.SettingAuditDays: true,
+}
 
 // ListConflicts implements [api.Conflicts].
 func (n *Node) ListConflicts(context.Context) ([]api.Conflict, error) {
