@@ -145,7 +145,7 @@ func TestAuditChains(t *testing.T) {
 		for i := range 3 {
 			check(t, s.Note(by("anna"), "show", fmt.Sprint(run, i)))
 		}
-		clock.at = clock.at.Add(time.Hour)
+		clock.move(time.Hour)
 		if run < 3 {
 			stop()
 		}

@@ -368,9 +368,22 @@ func names(t testing.TB, s *Store) (all []string) {
 }
 
 // fakeClock is a wall clock that stands until it is moved.
-type fakeClock struct{ at time.Time }
+type fakeClock struct {
+	mu sync.Mutex // guards at where it is written; only the test writes
+	at time.Time
+}
 
-func (c *fakeClock) now() time.Time { return c.at }
+func (c *fakeClock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *fakeClock) move(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
 
 var wallStart = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/dgraph-io/badger/v4"
 )
 
 // filesOf returns the files of a directory but for those that only lock it.
@@ -138,4 +140,49 @@ func FuzzLog(f *testing.F) {
 			t.Errorf("end %d of %d bytes", end, len(b))
 		}
 	})
+}
+
+// A crash that cuts off the record which names a table that was made from a log loses nothing: the log is still there.
+func TestTornManifest(t *testing.T) {
+	dir, left := t.TempDir(), t.TempDir()
+	_, stop := start(t, Config{Dir: dir, Node: testNode(0)})
+	stop()
+	s, stop := start(t, Config{Dir: dir, Node: testNode(0)})
+	fill(t, s, 50)
+	before, err := os.ReadFile(filepath.Join(dir, badger.ManifestFilename))
+	check(t, err)
+	copyStore(t, left, dir)
+	stop() // makes a table of the log, and names it
+	after, err := os.ReadFile(filepath.Join(dir, badger.ManifestFilename))
+	check(t, err)
+	tables, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
+	for _, path := range tables {
+		b, err := os.ReadFile(path)
+		check(t, err)
+		check(t, os.WriteFile(filepath.Join(left, filepath.Base(path)), b, 0o600))
+	}
+	for _, cut := range []int{1, 4, len(after) - len(before) - 1} {
+		torn := filepath.Join(t.TempDir(), "store")
+		copyStore(t, torn, left)
+		check(t, os.WriteFile(filepath.Join(torn, badger.ManifestFilename), after[:len(before)+cut], 0o600))
+		s, stop := start(t, Config{Dir: torn, Node: testNode(0)})
+		if n := s.CountDevices(); n != 50 {
+			t.Errorf("record torn after %d bytes: %d devices, want 50", cut, n)
+		}
+		stop()
+		logs, _ := filepath.Glob(filepath.Join(left, "*.mem"))
+		lost := filepath.Join(t.TempDir(), "store")
+		copyStore(t, lost, left)
+		check(t, os.WriteFile(filepath.Join(lost, badger.ManifestFilename), after[:len(before)+cut], 0o600))
+		for _, path := range logs {
+			check(t, os.Remove(filepath.Join(lost, filepath.Base(path))))
+		}
+		var damage *DamageError
+		if s, err := Open(Config{Dir: lost, Node: testNode(0), Log: quiet}); !errors.As(err, &damage) {
+			t.Errorf("record torn after %d bytes, and no log: %v", cut, err)
+			if err == nil {
+				_ = s.Close()
+			}
+		}
+	}
 }

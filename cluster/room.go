@@ -149,8 +149,9 @@ func (v *volume) reload(had uint64) {
 	if v.dir == "" || has >= had {
 		return
 	}
-	if free, _, err := v.measure(v.dir); err == nil && free > openRoom/4 {
-		v.load(has + min(had-has, free-openRoom/4))
+	spare := openRoom + logBytes(v.dir) // Badger writes what it found in logs to tables after it has opened
+	if free, _, err := v.measure(v.dir); err == nil && free > spare {
+		v.load(has + min(had-has, free-spare))
 	}
 }
 

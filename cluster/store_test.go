@@ -284,7 +284,7 @@ func TestCeiling(t *testing.T) {
 			t.Fatalf("stamps run away: %d ms ahead", ahead)
 		}
 		stop()
-		c.at = c.at.Add(-time.Hour)
+		c.move(-time.Hour)
 	}
 }
 
@@ -301,7 +301,7 @@ func TestRestartStaysInBounds(t *testing.T) {
 		if ahead := time.Duration(n>>16-uint64(c.at.UnixMilli())) * time.Millisecond; ahead > maxOffset {
 			t.Fatalf("stamp is %v ahead of the wall", ahead)
 		}
-		c.at = c.at.Add(600 * time.Millisecond)
+		c.move(600 * time.Millisecond)
 	}
 }
 

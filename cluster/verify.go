@@ -9,7 +9,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/dgraph-io/badger/v4"
 	badgeroptions "github.com/dgraph-io/badger/v4/options"
@@ -85,9 +84,11 @@ func verifyTables(dir string) error {
 	if err != nil {
 		return &DamageError{Dir: dir, File: badger.ManifestFilename, Err: err}
 	}
-	if info, err := f.Stat(); err == nil && info.Size() > end && strangers(dir, m) {
-		err := fmt.Errorf("cut off at byte %d: there are tables that it does not name", end)
-		return &DamageError{Dir: dir, File: badger.ManifestFilename, Err: err}
+	if info, err := f.Stat(); err == nil && info.Size() > end {
+		if file := orphan(dir, m); file != "" {
+			err := fmt.Errorf("cut off at byte %d: it does not name %s, and what that has is nowhere else", end, file)
+			return &DamageError{Dir: dir, File: badger.ManifestFilename, Err: err}
+		}
 	}
 	for id, t := range m.Tables {
 		if err := verifyTable(badgertable.NewFilename(id, dir), t.Compression); err != nil {
@@ -107,18 +108,63 @@ func verifyEmpty(dir string) error {
 	return &DamageError{Dir: dir, File: badger.ManifestFilename, Err: err}
 }
 
-// strangers reports whether there are tables that the manifest does not name. By itself that is the trace of a crash.
-func strangers(dir string, m badger.Manifest) bool {
+// orphan returns a table that the manifest does not name though no other file has its entries, "" if there is none.
+// Versions only grow. So one that a crash left between its making and its naming goes no further than the tables that
+// are named, of which it was made, or begins no earlier than a log, from which it was made.
+func orphan(dir string, m badger.Manifest) string {
+	var named uint64
+	for id, t := range m.Tables {
+		if v, err := lastVersion(badgertable.NewFilename(id, dir), t.Compression); err == nil {
+			named = max(named, v)
+		}
+	}
+	logged := firstLogged(dir)
 	tables, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
-	return slices.ContainsFunc(tables, func(path string) bool {
+	for _, path := range tables {
 		id, ok := badgertable.ParseFileID(path)
-		_, named := m.Tables[id]
-		return ok && !named
-	})
+		if _, is := m.Tables[id]; !ok || is {
+			continue
+		}
+		// One that cannot be opened was not finished.
+		if v, err := lastVersion(path, badger.DefaultOptions(dir).Compression); err == nil && v > named && v < logged {
+			return filepath.Base(path)
+		}
+	}
+	return ""
 }
 
-// verifyTable checks every block of a table. Badger panics at some damage; its words go along.
-func verifyTable(path string, c badgeroptions.CompressionType) (err error) {
+// lastVersion returns the greatest version in a table.
+func lastVersion(path string, c badgeroptions.CompressionType) (v uint64, err error) {
+	err = withTable(path, c, func(t *badgertable.Table) error {
+		v = t.MaxVersion()
+		return nil
+	})
+	return v, err
+}
+
+// firstLogged returns the least version that a log begins with, the greatest number if there is no log.
+func firstLogged(dir string) uint64 {
+	first := uint64(math.MaxUint64)
+	logs, _ := filepath.Glob(filepath.Join(dir, "*.mem"))
+	for _, path := range logs {
+		b, err := os.ReadFile(path)
+		if err != nil || len(b) < logHeader {
+			continue
+		}
+		if size, _, version := cutEntry(b[logHeader:]); size > 0 {
+			first = min(first, version)
+		}
+	}
+	return first
+}
+
+// verifyTable checks every block of a table.
+func verifyTable(path string, c badgeroptions.CompressionType) error {
+	return withTable(path, c, (*badgertable.Table).VerifyChecksum)
+}
+
+// withTable opens a table. Badger panics at some damage; its words go along.
+func withTable(path string, c badgeroptions.CompressionType, fn func(*badgertable.Table) error) (err error) {
 	f, err := z.OpenMmapFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		return err
@@ -133,7 +179,7 @@ func verifyTable(path string, c badgeroptions.CompressionType) (err error) {
 	if err != nil {
 		return err
 	}
-	return t.VerifyChecksum()
+	return fn(t)
 }
 
 // Layout of a log of Badger: a header, then entries, then zeros.

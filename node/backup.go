@@ -41,8 +41,9 @@ func (n *Node) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
 	if err != nil {
 		return api.Restored{}, fmt.Errorf("keep backup: %w", err)
 	}
-	defer os.Remove(f.Name())
+	defer os.Remove(f.Name()) // where that cannot be done now, while it is open
 	defer f.Close()
+	_ = os.Remove(f.Name()) // it has all secrets in the clear, and must not outlive a crash
 	b, err := cluster.ReadBackup(io.TeeReader(r, f), nil)
 	if err == nil && b.Cluster != p.facts.cluster {
 		err = hintf("restore it with --data into an empty directory, where it becomes a gateway of that cluster",
@@ -112,15 +113,15 @@ func RestoreInto(ctx context.Context, cfg Config, r io.Reader) (out api.Restored
 			"data directory %s is not empty", cfg.Data)
 	}
 	missing := err != nil
+	n, err := New(cfg)
+	if err != nil {
+		return out, err // what is in the directory now may be another's
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, clearDir(cfg.Data, missing))
 		}
 	}()
-	n, err := New(cfg)
-	if err != nil {
-		return out, err
-	}
 	ctx, stop := context.WithCancel(cluster.WithActor(ctx, cluster.Actor{Name: "restore"}))
 	done := make(chan error, 1)
 	go func() { done <- n.store.Run(ctx) }()
