@@ -379,10 +379,12 @@ func (c *fakeClock) now() time.Time {
 	return c.at
 }
 
-func (c *fakeClock) move(d time.Duration) {
+func (c *fakeClock) move(d time.Duration) { c.set(c.now().Add(d)) }
+
+func (c *fakeClock) set(at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
+	c.at = at
 }
 
 var wallStart = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)

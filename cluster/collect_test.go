@@ -74,7 +74,7 @@ func (c *crew) want(what string, ns ...int) {
 func (c *crew) remove(s *Store, i int) {
 	c.t.Helper()
 	check(c.t, s.RemoveDevice(context.Background(), testKey(i)))
-	c.clock.at = c.clock.at.Add(time.Second) // beyond its life
+	c.clock.move(time.Second) // beyond its life
 }
 
 // gone fails unless nobody has the device.
@@ -172,7 +172,8 @@ func TestNewLifeUnderOldMarker(t *testing.T) {
 	c.round(c.all...)
 	c.round(c.all...)
 	c.want("its life is ahead of the others' clocks", 1, 1, 1)
-	c.clock.at, ahead.at = wallStart.Add(2*time.Hour), wallStart.Add(3*time.Hour)
+	c.clock.set(wallStart.Add(2 * time.Hour))
+	ahead.set(wallStart.Add(3 * time.Hour))
 	for _, s := range c.all {
 		check(t, s.Collect(context.Background(), 0))
 	}
@@ -282,11 +283,11 @@ func TestHorizon(t *testing.T) {
 	check(t, away.RenameDevice(context.Background(), testKey(0), "old"))
 	check(t, away.RenameDevice(context.Background(), testKey(1), "mine"))
 	add(t, away, "new", testKey(7))
-	c.clock.at = c.clock.at.Add(29 * 24 * time.Hour)
+	c.clock.move(29 * 24 * time.Hour)
 	c.round(a, b)
 	c.round(a, b)
 	c.want("29 days", 1, 1, 0)
-	c.clock.at = c.clock.at.Add(2 * 24 * time.Hour)
+	c.clock.move(2 * 24 * time.Hour)
 	c.round(a, b)
 	c.round(a, b)
 	c.want("31 days", 0, 0, 0)
@@ -322,7 +323,7 @@ func TestSplitBeyondHorizon(t *testing.T) {
 	c.remove(two[0], 1)
 	check(t, one[1].RenameDevice(context.Background(), testKey(2), "one"))
 	check(t, two[1].RenameDevice(context.Background(), testKey(3), "two"))
-	c.clock.at = c.clock.at.Add(31 * 24 * time.Hour)
+	c.clock.move(31 * 24 * time.Hour)
 	for range 3 {
 		c.round(one...)
 		c.round(two...)
@@ -517,7 +518,7 @@ func collectHistory(t *testing.T, rnd *rand.Rand) {
 		case k == 1:
 			clear(side)
 		case k == 2:
-			c.clock.at = c.clock.at.Add(time.Duration(rnd.IntN(20)) * 24 * time.Hour)
+			c.clock.move(time.Duration(rnd.IntN(20)) * 24 * time.Hour)
 		case k == 3 && revive == nil:
 			old, revive = i, rollback(t, c.all[i], c.clock.now)
 		case k == 4 && revive != nil && rnd.IntN(3) == 0:
@@ -544,7 +545,7 @@ func collectHistory(t *testing.T, rnd *rand.Rand) {
 	}
 	c.equal()
 	for range 4 {
-		c.clock.at = c.clock.at.Add(time.Hour)
+		c.clock.move(time.Hour)
 		c.round(c.all...)
 	}
 	c.equal()

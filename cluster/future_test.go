@@ -15,7 +15,7 @@ import (
 func twoYears(t *testing.T) (fast, a, b *Store, wall *fakeClock, key Key) {
 	t.Helper()
 	wall = &fakeClock{at: wallStart}
-	ahead := func() time.Time { return wall.at.AddDate(2, 0, 0) }
+	ahead := func() time.Time { return wall.now().AddDate(2, 0, 0) }
 	fast = open(t, Config{Node: testNode(0), Now: ahead})
 	a, b = open(t, Config{Node: testNode(1), Now: wall.now}), open(t, Config{Node: testNode(2), Now: wall.now})
 	withPool(t, a, "10.0.0.0/24")
@@ -88,7 +88,7 @@ func TestFutureIsNotShown(t *testing.T) {
 			if len(list) == 0 || list[len(list)-1].Reason != Future || list[len(list)-1].Other.Node != testNode(0) {
 				t.Errorf("got %+v", list)
 			}
-			wall.at = wall.at.AddDate(2, 0, 1)
+			wall.set(wall.now().AddDate(2, 0, 1))
 			for _, s := range []*Store{a, b} {
 				lookThrough(t, s)
 			}
@@ -135,7 +135,7 @@ func TestEditsBeatTheFuture(t *testing.T) {
 					t.Error("something of what was edited is held still")
 				}
 			}
-			wall.at = wall.at.AddDate(2, 0, 1)
+			wall.set(wall.now().AddDate(2, 0, 1))
 			converge(t, fast, a, b)
 			if got, want := shownState(t, fast, key), "later, later true 2"; got != want {
 				t.Errorf("the one with the wrong clock shows %q, want %q", got, want)
@@ -220,7 +220,7 @@ func TestHeldSurvivesARestart(t *testing.T) {
 func TestFuturesRipenOneByOne(t *testing.T) {
 	ctx := context.Background()
 	fast, a, _, wall, key := twoYears(t)
-	faster := open(t, Config{Node: testNode(7), Now: func() time.Time { return wall.at.AddDate(4, 0, 0) }})
+	faster := open(t, Config{Node: testNode(7), Now: func() time.Time { return wall.now().AddDate(4, 0, 0) }})
 	pull(t, storeState{faster}, storeState{a})
 	check(t, fast.RenameDevice(ctx, key, "far"))
 	check(t, faster.EnableDevice(ctx, key, false))
@@ -231,7 +231,7 @@ func TestFuturesRipenOneByOne(t *testing.T) {
 		want  string
 	}{{0, "0, phone true 2"}, {2, "0, far true 2"}, {2, "0, far false 2"}} {
 		if tt.years > 0 {
-			wall.at = wall.at.AddDate(tt.years, 0, 1)
+			wall.set(wall.now().AddDate(tt.years, 0, 1))
 		}
 		lookThrough(t, a)
 		if got := shownState(t, a, key); got != tt.want {

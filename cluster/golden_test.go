@@ -66,12 +66,12 @@ func TestGolden(t *testing.T) {
 func goldenHistory(t *testing.T) *Store {
 	ctx := context.Background()
 	wall := &fakeClock{at: wallStart}
-	ahead := func() time.Time { return wall.at.AddDate(20, 0, 0) }
+	ahead := func() time.Time { return wall.now().AddDate(20, 0, 0) }
 	a, b := open(t, Config{Node: testNode(0), Now: wall.now}), open(t, Config{Node: testNode(1), Now: wall.now})
 	fast := open(t, Config{Node: testNode(2), Now: ahead})
 	withPool(t, a, "100.64.0.0/10")
 	for i, name := range []string{"phone", "laptop", "camera", "gone", "old"} {
-		wall.at = wall.at.Add(time.Second)
+		wall.move(time.Second)
 		add(t, a, name, testKey(i))
 	}
 	check(t, a.PutGateway(ctx, Gateway{Node: testNode(0), Name: "berlin", Public: "vpn.example.org:51820", Capacity: 500, Started: wallStart}))
@@ -81,7 +81,7 @@ func goldenHistory(t *testing.T) *Store {
 		Statement: SignAdmission(signer, [16]byte{1}, signer.Public().(ed25519.PublicKey), wallStart),
 	}))
 	converge(t, a, b, fast)
-	wall.at = wall.at.Add(time.Minute)
+	wall.move(time.Minute)
 	check(t, a.RenameDevice(ctx, testKey(0), "left"))
 	check(t, b.RenameDevice(ctx, testKey(0), "right"))
 	check(t, a.EnableDevice(ctx, testKey(1), false))
@@ -96,7 +96,7 @@ func goldenHistory(t *testing.T) *Store {
 	check(t, a.RevokeToken(ctx, id))
 	check(t, b.update(ctx, func(tx *tx) error { return tx.put(refOf("hologram", []byte("x")), "shade", []byte("blue")) }))
 	converge(t, a, b, fast)
-	wall.at = wall.at.Add(time.Minute)
+	wall.move(time.Minute)
 	check(t, a.EnableDevice(ctx, testKey(1), true))
 	check(t, b.EnableDevice(ctx, testKey(2), false))
 	check(t, b.SetSettings(ctx, map[string][]byte{"note": []byte("from here")}))

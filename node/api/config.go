@@ -1,10 +1,7 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -79,17 +76,9 @@ func (c *Client) Config(ctx context.Context, secrets bool) (Config, error) {
 	return call[Config](ctx, c, http.MethodGet, "/v1/config?secrets="+strconv.FormatBool(secrets), nil)
 }
 
-// ApplyConfig implements [Configs]. The request has no key: it may be large, and doing it again changes nothing.
+// ApplyConfig implements [Configs].
 func (c *Client) ApplyConfig(ctx context.Context, a ConfigApply) (ConfigApplied, error) {
-	body, err := json.Marshal(a)
-	if err != nil {
-		return ConfigApplied{}, fmt.Errorf("encode request: %w", err)
-	}
-	resp, err := c.send(ctx, http.MethodPost, "/v1/config", bytes.NewReader(body))
-	if err != nil {
-		return ConfigApplied{}, err
-	}
-	return answer[ConfigApplied](resp)
+	return call[ConfigApplied](ctx, c, http.MethodPost, "/v1/config", a)
 }
 
 // PoolConfig implements [Configs].
