@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -19,8 +20,8 @@ type gateway struct {
 	w       *world
 	i       int
 	node    Node
-	skew    time.Duration
-	side    int // of the split
+	skew    atomic.Int64 // nanoseconds; the committer looks at its clock also after an answer
+	side    int          // of the split
 	full    bool
 	dead    bool // for good
 	foreign bool // its disk is a copy of another's
@@ -97,7 +98,7 @@ func (g *gateway) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (g *gateway) now() time.Time { return g.w.now().Add(g.skew) }
+func (g *gateway) now() time.Time { return g.w.now().Add(time.Duration(g.skew.Load())) }
 
 // start opens the store with what is on the disk.
 func (g *gateway) start() {
@@ -267,9 +268,10 @@ func (w *world) begin() {
 			skew = 0
 		}
 		g := &gateway{
-			w: w, i: i, node: NodeOf(testSigner(i).Public().(ed25519.PublicKey)), skew: skew,
+			w: w, i: i, node: NodeOf(testSigner(i).Public().(ed25519.PublicKey)),
 			heard: map[int][]byte{}, lives: map[ref]uint64{}, calm: true,
 		}
+		g.skew.Store(int64(skew))
 		g.rnd = rand.New(rand.NewPCG(w.seed, uint64(2+i)))
 		w.all = append(w.all, g)
 		g.saved = append(g.saved, image{})
@@ -363,8 +365,10 @@ func (w *world) fill(g *gateway) {
 
 // jump sets a wall clock.
 func (w *world) jump(g *gateway) {
-	g.skew, g.calm = pick(w, 0, 0, w.upTo(10*time.Second), -w.upTo(time.Hour), w.upTo(time.Hour)), false
-	w.note("gateway %d is %v ahead now", g.i, g.skew)
+	skew := pick(w, 0, 0, w.upTo(10*time.Second), -w.upTo(time.Hour), w.upTo(time.Hour))
+	g.skew.Store(int64(skew))
+	g.calm = false
+	w.note("gateway %d is %v ahead now", g.i, skew)
 }
 
 // sleep lets much time pass.
