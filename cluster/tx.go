@@ -149,6 +149,7 @@ type tx struct {
 	entities map[ref]*entity
 	refs     map[ref]struct{}        // what changed
 	given    map[netip.Addr]struct{} // allocated in this transaction
+	reserved map[netip.Addr]struct{} // not to be allocated; only read
 }
 
 func newTx(read reader, group overlay, a author) *tx {
