@@ -161,26 +161,25 @@ const editsPerWrite = 128
 // transaction if they are few, else in several, in order. It returns how
 // many were carried out. Errors: ErrChanged, ErrPoolFull, ErrNoPool.
 func (s *Store) Carry(ctx context.Context, edits []Edit, settings map[string][]byte) (done int, err error) {
-	planned := map[Key]bool{}
+	planned, reserved := map[Key]bool{}, map[netip.Addr]struct{}{}
 	for _, e := range edits {
 		if e.Old != nil {
 			planned[e.Old.Key] = true
 		}
 		if e.New != nil {
 			planned[e.New.Key] = true
+			for _, a := range e.New.Addresses {
+				reserved[a] = struct{}{}
+			}
 		}
 	}
 	for n := editsPerWrite; done < len(edits) || len(settings) > 0; {
 		some := edits[done:min(done+n, len(edits))]
 		created := s.clock.now()
 		err := s.update(ctx, func(t *tx) error {
+			t.reserved = reserved
 			if err := t.setSettings(settings); err != nil {
 				return err
-			}
-			for _, e := range edits {
-				if e.New != nil {
-					t.give(e.New.Addresses)
-				}
 			}
 			for _, e := range some {
 				if err := t.edit(e, planned, formatTime(created)); err != nil {
@@ -199,13 +198,6 @@ func (s *Store) Carry(ctx context.Context, edits []Edit, settings map[string][]b
 		done, settings = done+len(some), nil
 	}
 	return done, nil
-}
-
-// give keeps addresses from being allocated in this transaction.
-func (t *tx) give(as []netip.Addr) {
-	for _, a := range as {
-		t.given[a] = struct{}{}
-	}
 }
 
 // edit carries one edit out, unless the device, or who has the name, is not as planned.

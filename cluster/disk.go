@@ -24,15 +24,21 @@ func openDisk(cfg Config) (*badger.DB, *volume, error) {
 			return nil, nil, &DamageError{Dir: cfg.Dir, Err: err}
 		}
 	}
-	if err := verify(cfg.Dir); err != nil {
-		return nil, nil, err
-	}
 	v := newVolume(cfg)
 	had := v.ballast()
-	if err := v.opening(); err != nil {
-		return nil, nil, err
+	if unlock, ok := lockDir(cfg.Dir); ok { // else another process has it, as Badger will say
+		err := verify(cfg.Dir)
+		if err == nil {
+			err = v.opening()
+		}
+		if err == nil {
+			removeEmptyLogs(cfg.Dir)
+		}
+		unlock()
+		if err != nil {
+			return nil, nil, err
+		}
 	}
-	removeEmptyLogs(cfg.Dir)
 	db, err := openBadger(options(cfg.Dir, cfg.Log))
 	v.reload(had)
 	if err != nil {

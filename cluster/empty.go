@@ -6,21 +6,13 @@ import (
 	"strings"
 )
 
-// removeEmptyLogs removes the logs of Badger that have no bytes, unless another
-// process has the directory. What it cannot do Badger will complain of.
+// removeEmptyLogs removes the logs of Badger that have no bytes. The caller has locked
+// the directory. What it cannot do Badger will complain of.
 //
 // Badger empties a log before it removes it, and gives a new one its size after it
 // made it. When a crash comes between, its next Open fails with "Create a new file"
 // (dgraph-io/badger#2207). An empty log holds nothing that was acknowledged.
 func removeEmptyLogs(dir string) {
-	if dir == "" {
-		return
-	}
-	unlock, ok := lockDir(dir)
-	if !ok {
-		return
-	}
-	defer unlock()
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return

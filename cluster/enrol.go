@@ -184,7 +184,8 @@ func (t *tx) allocate(key Key, field string) (a netip.Addr, err error) {
 			err = e
 		}
 		_, given := t.given[a]
-		return given || b != nil
+		_, reserved := t.reserved[a]
+		return given || reserved || b != nil
 	}
 	defer func() {
 		if err == nil {

@@ -74,6 +74,16 @@ func (s *Store) KeepAnswer(ctx context.Context, id OnceID, answer []byte) error 
 	return s.submit(ctx, r)
 }
 
+// Done says whether a transaction of the request was carried out within the last day.
+func (s *Store) Done(id OnceID) (done bool, err error) {
+	err = s.view(func(txn *badger.Txn) error {
+		b, err := snapshot{txn}.get(onceKey(id))
+		done = b != nil
+		return err
+	})
+	return done, err
+}
+
 // Answer returns what a request was answered, nil if that is not known.
 func (s *Store) Answer(id OnceID) (answer []byte, err error) {
 	err = s.view(func(txn *badger.Txn) error {

@@ -41,6 +41,9 @@ type Room struct {
 // Room returns what was seen last. It costs nothing.
 func (s *Store) Room() Room { return s.volume.room() }
 
+// Refusal returns the *ReadOnlyError that a write would be refused with now, nil if there is room. It costs nothing.
+func (s *Store) Refusal() error { return s.volume.refusal() }
+
 // volume watches the free space of a directory. Only the committer looks; all may ask.
 type volume struct {
 	dir       string // "": in memory, always room

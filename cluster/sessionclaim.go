@@ -1,7 +1,8 @@
 package cluster
 
 // Claim writes that this gateway takes over devices: each row as Confirm would write it, but Claimed, and above the Epoch
-// that it is given with, of which nothing else may be known yet. A claim permits sending; only a confirmation ends the session that another gateway has with the device. Thousands cost one push.
+// that it is given with, of which nothing else may be known yet. A claim permits sending; only a confirmation ends the
+// session that another gateway has with the device. Thousands cost one push.
 func (t *Sessions) Claim(sessions []Session, stamp uint64) {
 	t.mu.Lock()
 	for _, s := range sessions {

@@ -166,6 +166,7 @@ type tx struct {
 	refs     map[ref]struct{}        // what changed
 	losses   []record                // writes of others that were overwritten unseen
 	given    map[netip.Addr]struct{} // allocated in this transaction
+	reserved map[netip.Addr]struct{} // not to be allocated; only read
 }
 
 func newTx(read reader, group overlay, a author) *tx {

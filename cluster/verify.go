@@ -18,17 +18,9 @@ import (
 
 // verify reads Badger's files before Badger does, which would panic at a damaged
 // table in a goroutine of its own, and silently forget what follows a damaged
-// entry of a log. It changes nothing, and does nothing while another process has
-// the directory. What it returns is a *DamageError.
+// entry of a log. It changes nothing. The caller has locked the directory. What it
+// returns is a *DamageError.
 func verify(dir string) error {
-	if dir == "" {
-		return nil
-	}
-	unlock, ok := lockDir(dir)
-	if !ok {
-		return nil
-	}
-	defer unlock()
 	if err := verifyFiles(dir); err != nil {
 		return err
 	}

@@ -47,14 +47,7 @@ func (n *Node) note(ctx context.Context, action, object string) {
 
 // trimAudit removes records when they are old enough.
 func (n *Node) trimAudit(ctx context.Context) error {
-	tick := time.NewTicker(cutEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	for sleep(ctx, cutEvery) == nil {
 		text, err := n.setting(cluster.SettingAuditDays)
 		days := 0
 		if err == nil {
@@ -68,6 +61,7 @@ func (n *Node) trimAudit(ctx context.Context) error {
 			n.log.Error("cut audit", "err", err)
 		}
 	}
+	return nil
 }
 
 // ListAudit implements [api.Audits].

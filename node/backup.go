@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -44,10 +43,10 @@ func (n *Node) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
 	defer os.Remove(f.Name()) // where that cannot be done now, while it is open
 	defer f.Close()
 	_ = os.Remove(f.Name()) // it has all secrets in the clear, and must not outlive a crash
-	b, err := cluster.ReadBackup(io.TeeReader(r, f), nil)
+	b, err := cluster.ReadBackup(io.TeeReader(r, whileRoom{f, n.store}), nil)
 	if err == nil && b.Cluster != p.facts.cluster {
 		err = hintf("restore it with --data into an empty directory, where it becomes a gateway of that cluster",
-			"the backup is of cluster %s, this gateway is in %s", clusterID(b.Cluster), clusterName(p.facts))
+			"the backup is of cluster %s, this gateway is in %s", clusterName(b.Cluster), clusterName(p.facts.cluster))
 	}
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
@@ -64,6 +63,19 @@ func (n *Node) Restore(ctx context.Context, r io.Reader) (api.Restored, error) {
 	n.note(ctx, "restore", "backup of "+b.Made.Format(time.RFC3339))
 	n.log.Info("backup restored", "made", b.Made, "cells", b.Cells, "devices before", before, "devices", out.After)
 	return out, nil
+}
+
+// whileRoom writes only while the store's volume has room.
+type whileRoom struct {
+	io.Writer
+	store *cluster.Store
+}
+
+func (w whileRoom) Write(b []byte) (int, error) {
+	if err := w.store.Refusal(); err != nil {
+		return 0, err
+	}
+	return w.Writer.Write(b)
 }
 
 // refusedBackup turns what is wrong with a backup into words.
@@ -94,10 +106,8 @@ func CheckBackup(r io.Reader) (api.Restored, error) {
 }
 
 func restored(b cluster.Backup) api.Restored {
-	return api.Restored{Cluster: clusterID(b.Cluster), Made: b.Made, Version: b.Version, Cells: b.Cells, Devices: b.Devices}
+	return api.Restored{Cluster: clusterName(b.Cluster), Made: b.Made, Version: b.Version, Cells: b.Cells, Devices: b.Devices}
 }
-
-func clusterID(id [16]byte) string { return hex.EncodeToString(id[:8]) }
 
 // RestoreInto makes a data directory, which must be empty or missing, from a
 // backup that was checked before: that of a new gateway of the backup's cluster, which begins
@@ -134,6 +144,12 @@ func RestoreInto(ctx context.Context, cfg Config, r io.Reader) (out api.Restored
 }
 
 func (n *Node) restoreInto(ctx context.Context, r io.Reader) (cluster.Backup, error) {
+	now := n.cfg.Now()
+	// First, so that what a crash leaves is not taken for a gateway without a cluster, nor for one that is known.
+	mark := []byte(now.UTC().Format(time.RFC3339) + "\n")
+	if err := WriteFile(filepath.Join(n.cfg.Data, restoredFile), mark); err != nil {
+		return cluster.Backup{}, err
+	}
 	b, err := n.store.Restore(ctx, r)
 	if err == nil {
 		err = n.store.MarkForeign(ctx)
@@ -141,7 +157,6 @@ func (n *Node) restoreInto(ctx context.Context, r io.Reader) (cluster.Backup, er
 	if err != nil {
 		return b, err
 	}
-	now := n.cfg.Now()
 	err = n.store.Admit(ctx, cluster.Admission{
 		Key: n.public(), Name: n.cfg.Name, Sponsor: n.self, At: now,
 		Statement: cluster.SignAdmission(n.key, b.Cluster, n.public(), now),
@@ -153,10 +168,7 @@ func (n *Node) restoreInto(ctx context.Context, r io.Reader) (cluster.Backup, er
 	if err == nil && (!ok || f.cluster != b.Cluster) {
 		err = errors.New("the backup lacks the cluster's settings")
 	}
-	if err != nil {
-		return b, err
-	}
-	return b, WriteFile(filepath.Join(n.cfg.Data, restoredFile), []byte(now.UTC().Format(time.RFC3339)+"\n"))
+	return b, err
 }
 
 // clearDir removes what is in a directory, and the directory itself if it is to be missing.

@@ -54,7 +54,7 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 		a.facts = f
 		return a, errors.Join(n.agrees(f), n.endJoining())
 	}
-	if err := n.resumeJoining(); err != nil {
+	if err := errors.Join(n.cutShort(), n.resumeJoining()); err != nil {
 		return a, err
 	}
 	switch {

@@ -280,7 +280,7 @@ func (n *Node) PoolConfig(ctx context.Context, secrets bool) (api.PoolConfig, er
 	}
 	return api.PoolConfig{
 		Key: key, Join: p.mesh.Addr().String(), Listen: n.cfg.Listen, Mesh: ":" + strconv.Itoa(int(port)),
-		Capacity: n.cfg.Capacity, Dataplane: n.cfg.Dataplane, Cluster: clusterName(p.facts),
+		Capacity: n.cfg.Capacity, Dataplane: n.cfg.Dataplane, Cluster: clusterName(p.facts.cluster),
 	}, nil
 }
 

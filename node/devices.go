@@ -88,7 +88,10 @@ func (n *Node) ChangeDevice(ctx context.Context, ref string, c api.DeviceChange)
 	if _, err := n.running(); err != nil {
 		return api.Device{}, err
 	}
-	d, err := n.store.FindDevice(ref)
+	d, err := n.findOnce(ctx, ref)
+	if errors.Is(err, cluster.ErrRepeated) && c.Name != nil { // it has its new name
+		d, err = n.store.FindDevice(*c.Name)
+	}
 	if err == nil && c.Name != nil && *c.Name != d.Name {
 		err = done(n.store.RenameDevice(once(ctx, 0), d.Key, *c.Name))
 	}
@@ -110,7 +113,7 @@ func (n *Node) RekeyDevice(ctx context.Context, ref string, k api.NewKey) (api.E
 	if err != nil {
 		return api.Enrolment{}, err
 	}
-	d, err := n.store.FindDevice(ref)
+	d, err := n.findOnce(ctx, ref)
 	if err == nil {
 		d, err = n.store.RekeyDevice(once(ctx, 0), d.Key, key)
 	}
@@ -128,9 +131,12 @@ func (n *Node) RemoveDevice(ctx context.Context, ref string) error {
 	if _, err := n.running(); err != nil {
 		return err
 	}
-	d, err := n.store.FindDevice(ref)
+	d, err := n.findOnce(ctx, ref)
 	if err == nil {
-		err = done(n.store.RemoveDevice(once(ctx, 0), d.Key))
+		err = n.store.RemoveDevice(once(ctx, 0), d.Key)
+	}
+	if errors.Is(err, cluster.ErrRepeated) {
+		return nil
 	}
 	if err != nil {
 		return apiError(ref, err)

@@ -19,14 +19,7 @@ func (n *Node) disk() api.Disk {
 
 // announceLater writes what this gateway says of itself as soon as there is room, where there was none at its start.
 func (n *Node) announceLater(ctx context.Context, p *parts, public string) error {
-	tick := time.NewTicker(roomInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	for sleep(ctx, roomInterval) == nil {
 		switch err := n.announceSelf(ctx, p, public); {
 		case errors.Is(err, cluster.ErrReadOnly):
 		case ctx.Err() != nil:
@@ -35,4 +28,5 @@ func (n *Node) announceLater(ctx context.Context, p *parts, public string) error
 			return err
 		}
 	}
+	return nil
 }

@@ -1,11 +1,13 @@
 package node
 
 import (
+	"bufio"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -44,19 +46,34 @@ func loadIdentity(dir string) (ed25519.PrivateKey, error) {
 
 // WriteFile replaces path by b such that a crash leaves the old or the new
 // content, never a part. Only the owner may read it.
-func WriteFile(path string, b []byte) error { return publish(path, b, os.Rename) }
+func WriteFile(path string, b []byte) error { return publish(path, content(b), os.Rename) }
+
+// ReplaceFile is WriteFile of what write writes. After an error of write path is as it was.
+func ReplaceFile(path string, write func(io.Writer) error) error {
+	return publish(path, write, os.Rename)
+}
 
 // writeNew is WriteFile for a path that must not exist: fs.ErrExist if it does.
-func writeNew(path string, b []byte) error { return publish(path, b, os.Link) }
+func writeNew(path string, b []byte) error { return publish(path, content(b), os.Link) }
 
-// publish writes b durably beside path and lets place put it there.
-func publish(path string, b []byte, place func(from, to string) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
+func content(b []byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := w.Write(b)
 		return err
 	}
+}
+
+// publish writes a file durably beside path and lets place put it there.
+func publish(path string, write func(io.Writer) error, place func(from, to string) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return fmt.Errorf("write file: %w", err)
+	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(b)
+	w := bufio.NewWriterSize(f, 64<<10)
+	if err = write(w); err == nil {
+		err = w.Flush()
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -64,7 +81,7 @@ func publish(path string, b []byte, place func(from, to string) error) error {
 		return err
 	}
 	if err := place(f.Name(), path); err != nil {
-		return err
+		return fmt.Errorf("write file: %w", err)
 	}
 	return syncDir(filepath.Dir(path))
 }

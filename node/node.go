@@ -329,7 +329,7 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 		return nil //nolint:nilerr // the gateway is being stopped
 	}
 	p.ready.joined.Store(true)
-	n.log.Info("gateway ready", "name", n.name, "cluster", clusterName(came.facts))
+	n.log.Info("gateway ready", "name", n.name, "cluster", clusterName(came.facts.cluster))
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()
 	}

@@ -31,6 +31,18 @@ func once(ctx context.Context, step byte) context.Context {
 	return cluster.Once(ctx, id)
 }
 
+// findOnce is FindDevice for the first write of a request, which returns cluster.ErrRepeated where that write was
+// carried out before and the device is no longer found by what it was called.
+func (n *Node) findOnce(ctx context.Context, ref string) (cluster.Device, error) {
+	d, err := n.store.FindDevice(ref)
+	if r, ok := api.RequestOf(ctx); ok && errors.Is(err, cluster.ErrNotFound) {
+		if done, e := n.store.Done(cluster.OnceID(r)); e != nil || done {
+			return d, errors.Join(e, cluster.ErrRepeated)
+		}
+	}
+	return d, err
+}
+
 // done is the error of a write that may have been carried out before.
 func done(err error) error {
 	if errors.Is(err, cluster.ErrRepeated) {

@@ -14,12 +14,21 @@ import (
 )
 
 // restoredFile says that this gateway was made from a backup and that no member
-// of old has admitted it yet: its admission by itself is known to nobody.
+// of old has admitted it yet: its admission by itself is known to nobody. Without
+// that admission the restore was cut short.
 const restoredFile = "restored"
 
 // returnPause is how long a restored gateway waits between two rounds of asking
 // the members that its backup knows.
 const returnPause = 5 * time.Second
+
+// cutShort refuses a directory that a restore was not done with.
+func (n *Node) cutShort() error {
+	if _, err := os.Stat(filepath.Join(n.cfg.Data, restoredFile)); err == nil {
+		return hintf("empty the directory, and restore the backup again", "a restore into %s was cut short", n.cfg.Data)
+	}
+	return nil
+}
 
 // comeBack has a gateway that was made from a backup admitted by a member of
 // its cluster, if one is left: it proves the cluster key, as a newcomer does, and

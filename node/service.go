@@ -15,7 +15,7 @@ import (
 var _ api.Service = (*Node)(nil)
 
 // clusterName is how a cluster is shown: the first half of its id.
-func clusterName(f facts) string { return hex.EncodeToString(f.cluster[:8]) }
+func clusterName(id [16]byte) string { return hex.EncodeToString(id[:8]) }
 
 // running returns the parts, or a refusal while the cluster is not known yet.
 func (n *Node) running() (*parts, error) {
@@ -33,7 +33,7 @@ func (n *Node) Status(context.Context) (api.Status, error) {
 		return api.Status{}, err
 	}
 	s := api.Status{
-		Cluster: clusterName(p.facts), Gateway: n.name, ID: n.self.String(), Ready: p.ready.Load(), Gateways: 1,
+		Cluster: clusterName(p.facts.cluster), Gateway: n.name, ID: n.self.String(), Ready: p.ready.Load(), Gateways: 1,
 		Devices: n.store.CountDevices(), Sessions: p.vpn.Count(), Dataplane: p.plane,
 		PublicKey: cluster.KeyString(p.pub), Pool: p.facts.pool.String(), Version: n.cfg.Version,
 		AuthFailures: p.vpn.Stats().Forged, Disk: n.disk(),

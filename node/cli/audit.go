@@ -114,7 +114,7 @@ func auditExport(c *cli.Context) error {
 			return nil
 		}
 		if path := c.String("out"); path != "" {
-			return writePrivate(path, write)
+			return node.ReplaceFile(path, write)
 		}
 		return write(c.App.Writer)
 	})

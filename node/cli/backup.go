@@ -1,7 +1,7 @@
 package cli
 
 import (
-	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +53,7 @@ func backup(c *cli.Context) error {
 		if path == "-" {
 			err = write(c.App.Writer)
 		} else {
-			err = writePrivate(path, write)
+			err = node.ReplaceFile(path, write)
 		}
 		if err == nil {
 			fmt.Fprintf(c.App.ErrWriter, "backup of cluster %s: %d devices, %d cells\n", b.Cluster, b.Devices, b.Cells)
@@ -86,30 +86,6 @@ func encryptBackup(ctx context.Context, s api.Service, w io.Writer, to []age.Rec
 		err = enc.Close()
 	}
 	return b, err
-}
-
-// writePrivate makes or replaces a file, readable for its owner only, when write
-// has written all of it and it is on the disk.
-func writePrivate(path string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write file: %w", err)
-	}
-	defer os.Remove(f.Name())
-	w := bufio.NewWriterSize(f, 64<<10)
-	if err = write(w); err == nil {
-		err = w.Flush()
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("write file: %w", err)
-	}
-	return nil
 }
 
 func restoreCommand() *cli.Command {
@@ -173,10 +149,10 @@ func restore(c *cli.Context) error {
 // restoreTo restores into the gateway that runs, or into the data directory,
 // which it returns then.
 func restoreTo(c *cli.Context, r io.Reader) (out api.Restored, dir string, err error) {
-	if dir, _, err = dataDir(firstNonEmpty(c.String("data"), os.Getenv("GATEMESH_DATA"))); err != nil {
+	if dir, _, err = dataDir(cmp.Or(c.String("data"), os.Getenv("GATEMESH_DATA"))); err != nil {
 		return out, "", err
 	}
-	socket := firstNonEmpty(c.String(socketFlag.Name), filepath.Join(dir, node.SocketName))
+	socket := cmp.Or(c.String(socketFlag.Name), filepath.Join(dir, node.SocketName))
 	client := api.NewClient(socket)
 	defer client.Close()
 	_, err = client.Status(c.Context)
@@ -193,13 +169,6 @@ func restoreTo(c *cli.Context, r io.Reader) (out api.Restored, dir string, err e
 	}
 	out, err = node.RestoreInto(c.Context, node.Config{Data: dir, Version: Version(), Log: log}, r)
 	return out, dir, err
-}
-
-func firstNonEmpty(s ...string) string {
-	if i := slices.IndexFunc(s, func(s string) bool { return s != "" }); i >= 0 {
-		return s[i]
-	}
-	return ""
 }
 
 // openBackup opens a file, or keeps what comes from stdin in one that has no name.

@@ -12,6 +12,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/urfave/cli/v2"
 
+	"gatemesh/node"
 	"gatemesh/node/api"
 )
 
@@ -81,7 +82,7 @@ func configExport(c *cli.Context) error {
 			return fmt.Errorf("encode configuration: %w", err)
 		}
 		if path := c.String("out"); path != "" {
-			return writePrivate(path, func(w io.Writer) error {
+			return node.ReplaceFile(path, func(w io.Writer) error {
 				_, err := w.Write(b)
 				return err
 			})

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+	"github.com/xrash/smetrics"
 
 	"gatemesh/node"
 )
@@ -61,22 +62,11 @@ func decodeTOML(b []byte, where string, v any, keys []string) error {
 }
 
 func unknownKey(where string, line int, key string, keys []string) error {
-	hint := "the keys are " + words(keys)
+	hint := "the keys are " + strings.Join(keys, ", ")
 	if near := nearest(key, keys); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
 	return &node.HintError{Err: fmt.Errorf("%s:%d: there is no key %q", where, line, key), Hint: hint}
-}
-
-func words(keys []string) string {
-	var b bytes.Buffer
-	for i, k := range keys {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(k)
-	}
-	return b.String()
 }
 
 // lineOf returns the number of the line that sets a key or begins a table.
@@ -94,29 +84,9 @@ func lineOf(b []byte, key string) int {
 func nearest(word string, all []string) string {
 	best, found := max(2, len(word)/3)+1, ""
 	for _, w := range all {
-		if d := distance(word, w); d < best {
+		if d := smetrics.WagnerFischer(word, w, 1, 1, 1); d < best {
 			best, found = d, w
 		}
 	}
 	return found
-}
-
-// distance counts the bytes to insert, delete or replace (Levenshtein, 1966).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		last := slices.Clone(row)
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			row[j+1] = min(last[j]+cost, last[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
