@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -22,28 +23,32 @@ import (
 // free, the conflicts end.
 const patience = 10 * time.Second
 
-// contests are the addresses that more than one device claims, with the time
-// from which any gateway may settle them; zero: not looked at yet.
-type contests map[netip.Addr]time.Time
+// lackPatience is how long a device may claim no address of a family, before any
+// gateway gives it one: who gave it another may be gone for good in the middle of
+// telling so. It is long because a device whose address is merely on its way must
+// not be given a second one.
+const lackPatience = 10 * time.Minute
 
-func (c contests) load(txn *badger.Txn, now time.Time) error {
-	it := txn.NewIterator(keysOnly([]byte{atContest}))
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		c.note(string(it.Item().Key()), true)
+// contests are the index keys of atContest and atLack, each with the time from
+// which any gateway may settle it; zero: not looked at yet.
+type contests map[string]time.Time
+
+func (c contests) load(txn *badger.Txn) {
+	for _, at := range []byte{atContest, atLack} {
+		it := txn.NewIterator(keysOnly([]byte{at}))
+		for it.Rewind(); it.Valid(); it.Next() {
+			c.note(string(it.Item().Key()), true)
+		}
+		it.Close()
 	}
-	return nil
 }
 
-// note keeps track of a key of atContest that was set or deleted.
+// note keeps track of a key that was set or deleted.
 func (c contests) note(key string, set bool) {
-	a, ok := netip.AddrFromSlice([]byte(key[1:]))
-	switch {
-	case !ok:
-	case set:
-		c[a] = time.Time{}
-	default:
-		delete(c, a)
+	if set {
+		c[key] = time.Time{}
+	} else {
+		delete(c, key)
 	}
 }
 
@@ -59,23 +64,26 @@ func (c contests) wait(now time.Time) time.Duration {
 // settle gives new claims to the devices that lost an address: those that this
 // gateway gave, at once, and all others when their time has come.
 func (s *Store) settle(now time.Time) error {
-	for _, a := range slices.SortedFunc(maps.Keys(s.contests), netip.Addr.Compare) {
-		due := s.contests[a]
+	for _, key := range slices.Sorted(maps.Keys(s.contests)) {
+		due := s.contests[key]
 		if due.After(now) {
 			continue
 		}
-		all := !due.IsZero()
-		s.contests[a] = now.Add(patience + rand.N(patience))
+		all, wait, give := !due.IsZero(), patience, (*tx).settle
+		if key[0] == atLack {
+			wait, give = lackPatience, (*tx).supply
+		}
+		s.contests[key] = now.Add(wait + rand.N(wait))
 		for more := true; more; {
 			err := s.alone(func(t *tx) (err error) {
-				more, err = t.settle(a, all)
+				more, err = give(t, []byte(key[1:]), all)
 				if err == nil && s.actor != nil {
 					err = t.audit(*s.actor)
 				}
 				return err
 			})
 			if errors.Is(err, ErrPoolFull) || errors.Is(err, ErrNoPool) {
-				s.log.Warn("a device is without an address", "contested", a, "error", err)
+				s.log.Warn("a device is without an address", "index", key[:1], "of", fmt.Sprintf("%x", key[1:]), "error", err)
 				break
 			}
 			if err != nil {
@@ -88,7 +96,11 @@ func (s *Store) settle(now time.Time) error {
 
 // settle writes a new claim for one device that lost an address, and reports
 // whether it did.
-func (t *tx) settle(a netip.Addr, all bool) (done bool, err error) {
+func (t *tx) settle(contested []byte, all bool) (done bool, err error) {
+	a, ok := netip.AddrFromSlice(contested)
+	if !ok {
+		return false, nil
+	}
 	b, err := t.get(addressKey(a))
 	if err != nil {
 		return false, err
@@ -112,6 +124,27 @@ func (t *tx) settle(a netip.Addr, all bool) (done bool, err error) {
 			return false, err
 		}
 		return true, t.reclaim(k, field)
+	}
+	return false, nil
+}
+
+// supply writes a claim for a device that lacks one, if its time has come, and
+// reports whether it did.
+func (t *tx) supply(lacking []byte, due bool) (done bool, err error) {
+	if !due || len(lacking) != len(Key{}) {
+		return false, nil
+	}
+	r := deviceRef(Key(lacking))
+	e, err := t.entity(r)
+	if err != nil {
+		return false, err
+	}
+	shown := t.shown(r)
+	for _, field := range families {
+		if shown.life() != e.life() || claimOf(shown, field).IsValid() {
+			continue
+		}
+		return true, t.reclaim(Key(lacking), field)
 	}
 	return false, nil
 }

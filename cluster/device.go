@@ -27,6 +27,9 @@ const (
 	fieldOff = "off/"
 )
 
+// families are the fields of the addresses that each device has.
+var families = [...]string{fieldIPv4, fieldIPv6}
+
 // MaxName is the greatest length of a device's name in bytes.
 const MaxName = 63
 
@@ -71,7 +74,7 @@ func deviceOf(r reader, key Key, e *entity) (Device, error) {
 	if psk := e.value(fieldPSK); len(psk) == len(Key{}) {
 		d.PresharedKey = Key(psk)
 	}
-	for _, field := range []string{fieldIPv4, fieldIPv6} {
+	for _, field := range families {
 		a := claimOf(e, field)
 		if !a.IsValid() {
 			continue

@@ -91,7 +91,7 @@ func (t *tx) createDevice(key Key, fields map[string][]byte) (Device, error) {
 
 // address adds the addresses that are missing.
 func (t *tx) address(key Key, fields map[string][]byte) error {
-	for _, f := range []string{fieldIPv4, fieldIPv6} {
+	for _, f := range families {
 		if fields[f] != nil {
 			continue
 		}

@@ -35,6 +35,13 @@ func addressKey(a netip.Addr) []byte { return append([]byte{atAddress}, a.AsSlic
 
 func contestKey(a netip.Addr) []byte { return append([]byte{atContest}, a.AsSlice()...) }
 
+func lackKey(k Key) []byte { return append([]byte{atLack}, k[:]...) }
+
+// lacks reports whether a device alive claims no address of a family.
+func lacks(e *entity) bool {
+	return e.alive() && slices.ContainsFunc(families[:], func(f string) bool { return !claimOf(e, f).IsValid() })
+}
+
 // reindex moves the index entries and the count of a device from what it was
 // before this transaction to what it is now.
 func (t *tx) reindex(r ref) error {
@@ -56,10 +63,17 @@ func (t *tx) reindex(r ref) error {
 	if err := t.reindexName(key, was, is); err != nil {
 		return err
 	}
-	for _, field := range []string{fieldIPv4, fieldIPv6} {
+	for _, field := range families {
 		if err := t.reindexAddress(key, claimOf(was, field), claimOf(is, field)); err != nil {
 			return err
 		}
+	}
+	switch lacking := lacks(is); {
+	case lacking == lacks(was):
+	case lacking:
+		t.set(lackKey(key), []byte{})
+	default:
+		t.delete(lackKey(key))
 	}
 	return nil
 }

@@ -150,9 +150,7 @@ func (s *Store) load(now func() time.Time) error {
 		if found > format {
 			return nil
 		}
-		if err := s.contests.load(txn, time.Now()); err != nil {
-			return err
-		}
+		s.contests.load(txn)
 		if err := s.onces.load(txn); err != nil {
 			return err
 		}
@@ -194,7 +192,7 @@ func (s *Store) remember(group overlay) {
 		switch k[0] {
 		case atHead:
 			s.heads[author([]byte(k[1:]))] = decodeHead(v)
-		case atContest:
+		case atContest, atLack:
 			s.contests.note(k, v != nil)
 		case atOnce:
 			s.onces.note(k, v)

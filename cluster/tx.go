@@ -19,6 +19,7 @@ import (
 //	n name                the devices of a name: their keys, sorted
 //	a address             the devices that claim an address: their keys, sorted
 //	x address             an address that more than one device claims
+//	l key                 a device alive that claims no address of a family
 //	v key                 a device alive as it is shown, see view.go
 //	g ref                 a deleted entity of which only that stands, see collect.go
 //	m name                one number or text about the store itself
@@ -32,6 +33,7 @@ const (
 	atName    = 'n'
 	atAddress = 'a'
 	atContest = 'x'
+	atLack    = 'l'
 	atView    = 'v'
 	atMeta    = 'm'
 	atClock   = 't'
