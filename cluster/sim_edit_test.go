@@ -79,9 +79,8 @@ func (w *world) draw(g *gateway) (what string, wants []want, do func() error) {
 	case 9:
 		n, capacity := pick(w, w.all...).node, w.rnd.IntN(100)
 		r := gatewayRef(n)
-		return fmt.Sprint("puts gateway ", n), []want{
-			wantValue(r, "name", []byte(name)), wantValue(r, "capacity", fmt.Append(nil, capacity)),
-		}, func() error {
+		wants := []want{wantValue(r, "name", []byte(name)), wantValue(r, "capacity", fmt.Append(nil, capacity))}
+		return fmt.Sprint("puts gateway ", n), wants, func() error {
 			return s.PutGateway(ctx, Gateway{Node: n, Name: name, Capacity: capacity})
 		}
 	}
