@@ -40,8 +40,9 @@ type Claims interface {
 	Try(from netip.Addr) (secret [32]byte, err error)
 	// Right is told that the last code that this address tried was right. It returns what the gateway is, at most 16 KiB.
 	Right(from netip.Addr) (about []byte, err error)
-	// Take accepts an offer, durably, and returns what comes of it, at most 16 KiB.
-	Take(ctx context.Context, offer []byte) (answer []byte, err error)
+	// Take accepts an offer, durably, and returns what comes of it, at most 16 KiB. secret is that of the code that was
+	// proven.
+	Take(ctx context.Context, secret [32]byte, offer []byte) (answer []byte, err error)
 	// Taken is called after the answer to an accepted offer was sent, or could not be sent.
 	Taken()
 }
@@ -171,7 +172,7 @@ func (m *Mesh) serveClaim(ctx context.Context, s *stranger, w *wire) error {
 		w.refuse(refusedNobody, "")
 		return nil
 	}
-	proof, err := m.examineClaim(w, s.from.Addr(), theirs.Proof)
+	secret, proof, err := m.examineClaim(w, s.from.Addr(), theirs.Proof)
 	if err != nil || proof == nil {
 		return err
 	}
@@ -192,7 +193,7 @@ func (m *Mesh) serveClaim(ctx context.Context, s *stranger, w *wire) error {
 		return err
 	}
 	limited, cancel := context.WithTimeout(ctx, claimStep-joinMargin)
-	answer, err := c.Take(limited, offer.Data)
+	answer, err := c.Take(limited, secret, offer.Data)
 	cancel()
 	if err != nil {
 		w.refuseFor(err)
@@ -206,22 +207,23 @@ func (m *Mesh) serveClaim(ctx context.Context, s *stranger, w *wire) error {
 	return nil
 }
 
-// examineClaim returns our proof of the code if theirs is right; otherwise it has refused, and returns none.
-func (m *Mesh) examineClaim(w *wire, from netip.Addr, theirs []byte) ([]byte, error) {
-	secret, err := m.cfg.Claims.Try(from)
-	if err != nil {
+// examineClaim returns the secret of our code and our proof of it, if theirs is right; otherwise it has refused, and
+// returns none.
+func (m *Mesh) examineClaim(w *wire, from netip.Addr, theirs []byte) (secret [32]byte, ours []byte, err error) {
+	if secret, err = m.cfg.Claims.Try(from); err != nil {
 		w.refuseFor(err)
-		return nil, nil
+		return secret, nil, nil
 	}
 	code := Credential{Kind: credentialClaim, Secret: secret}
 	expected, err := code.prove(w, memberSide, m.self.public(), w.key)
 	if err != nil {
-		return nil, err
+		return secret, nil, err
 	}
 	if !hmac.Equal(theirs, expected) {
 		m.log.Warn("claim refused: wrong code", "from", from)
 		w.refuse(refusedProof, "")
-		return nil, nil
+		return secret, nil, nil
 	}
-	return code.prove(w, newcomerSide, m.self.public(), w.key)
+	ours, err = code.prove(w, newcomerSide, m.self.public(), w.key)
+	return secret, ours, err
 }

@@ -45,10 +45,13 @@ func (c *claimed) Right(netip.Addr) ([]byte, error) {
 	return []byte("about"), nil
 }
 
-func (c *claimed) Take(_ context.Context, offer []byte) ([]byte, error) {
+func (c *claimed) Take(_ context.Context, secret [32]byte, offer []byte) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.offers = append(c.offers, string(offer))
+	if secret != c.code {
+		return nil, errors.New("another code")
+	}
 	return []byte("answer"), c.no
 }
 
