@@ -69,7 +69,7 @@ func (n *Node) checkPassword(ctx context.Context, user, password string) (bool, 
 	}
 	v, ok := parseVerifier(u.Verifier)
 	if !ok || u.Role != cluster.RoleAdmin {
-		v = nobody
+		v = nobody()
 	}
 	return v.is(ctx, password)
 }

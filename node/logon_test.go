@@ -44,6 +44,7 @@ func knock(g, at *nodetest.Gateway, p *person) {
 }
 
 func TestJoinByLogon(t *testing.T) {
+	node.CheapPasswords(t)
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()
 		w := nodetest.New(t, 1)

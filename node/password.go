@@ -15,7 +15,6 @@ import (
 // $argon2id$v=19$m=65536,t=3,p=4$SALT$HASH, with the parameters that RFC 9106 section 4 recommends second.
 const (
 	argonTime    = 3
-	argonMemory  = 64 << 10 // KiB
 	argonThreads = 4
 	argonSalt    = 16 // bytes
 	argonHash    = 32
@@ -27,6 +26,8 @@ const (
 	hashesAtOnce = 2
 )
 
+var argonMemory uint32 = 64 << 10 // KiB; tests take less
+
 var hashing = make(chan struct{}, hashesAtOnce)
 
 // verifier is a parsed password.
@@ -37,9 +38,9 @@ type verifier struct {
 }
 
 // nobody is what the password of a user is compared with who does not exist: it takes the same time.
-var nobody = verifier{argonTime, argonMemory, argonThreads, make([]byte, argonSalt), nil}
+func nobody() verifier { return verifier{argonTime, argonMemory, argonThreads, make([]byte, argonSalt), nil} }
 
-// hash waits until there is room for one more and returns the hash of a password.
+// sum waits until there is room for one more and returns the hash of a password.
 func (v verifier) sum(ctx context.Context, password string) ([]byte, error) {
 	select {
 	case hashing <- struct{}{}:
@@ -58,7 +59,7 @@ func (v verifier) is(ctx context.Context, password string) (bool, error) {
 
 // newVerifier returns the text that is kept of a password.
 func newVerifier(ctx context.Context, password string) (string, error) {
-	v := nobody
+	v := nobody()
 	v.salt = make([]byte, argonSalt)
 	rand.Read(v.salt) //nolint:errcheck // crypto/rand.Read never fails
 	var err error

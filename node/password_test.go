@@ -23,11 +23,11 @@ func TestPassword(t *testing.T) {
 		}
 	}
 	// Nobody has a password, and says so in the time of others.
-	if is, err := nobody.is(ctx, ""); is || err != nil {
+	if is, err := nobody().is(ctx, ""); is || err != nil {
 		t.Errorf("nobody: %v, %v", is, err)
 	}
-	if v.time != nobody.time || v.memory != nobody.memory || v.threads != nobody.threads {
-		t.Errorf("%+v costs other than %+v", v, nobody)
+	if v.time != nobody().time || v.memory != nobody().memory || v.threads != nobody().threads {
+		t.Errorf("%+v costs other than %+v", v, nobody())
 	}
 	for _, s := range []string{
 		"", "x", strings.Replace(text, "m=65536", "m=99999999", 1), strings.Replace(text, "t=3", "t=999", 1), strings.Replace(text, "p=4", "p=0", 1),
@@ -51,7 +51,7 @@ func TestHashesAtOnce(t *testing.T) {
 	}()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, err := nobody.is(ctx, "x"); err == nil {
+	if _, err := nobody().is(ctx, "x"); err == nil {
 		t.Error("one more was hashed")
 	}
 }
