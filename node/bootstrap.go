@@ -37,6 +37,7 @@ type arrival struct {
 //
 //	admitted before ──────────────────────────────► as itself
 //	--join gmt1-… ─► ask its members ─────────────► joined
+//	 --user NAME ─► password at HOST ─► a token, as above
 //	--join HOST ──► ask until somebody answers ───► joined
 //	--key ──► LAN ──► members? ──► ask them ──────► joined
 //	            └──── nobody, or we are lowest ──► begun
@@ -60,11 +61,17 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 	if err := errors.Join(n.cutShort(), n.resumeJoining()); err != nil {
 		return a, err
 	}
+	if err := n.logOnFirst(ctx); err != nil {
+		return a, err
+	}
 	switch {
 	case n.cfg.Join != "" || n.cfg.Token != nil:
 		a.seeds, err = n.joinAt(ctx)
 	case n.cfg.Key != nil:
 		a.seeds, err = n.joinOnLAN(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		err = n.putBack(err)
 	}
 	if err != nil {
 		return a, err

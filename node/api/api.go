@@ -18,6 +18,8 @@ type Service interface {
 	Audits
 	Tokens
 	Settings
+	Users
+	Claims
 }
 
 // Clusters answers for the cluster as one thing.

@@ -116,6 +116,23 @@ func (g *Gateway) end() error {
 	return g.err
 }
 
+// Ended waits until the gateway ends by itself, and returns why.
+func (g *Gateway) Ended() error {
+	<-g.done
+	g.cancel()
+	g.cancel = nil
+	return g.err
+}
+
+// Reborn waits until the gateway gives up its cluster, and starts it as what it has become.
+func (g *Gateway) Reborn() {
+	g.w.tb.Helper()
+	if err := g.Ended(); !errors.Is(err, node.ErrReset) {
+		g.w.tb.Fatalf("%s does not begin anew: %v", g.Name, err)
+	}
+	g.Start(func(c *node.Config) { *c = c.Reset() })
+}
+
 // Kill ends the gateway as kill -9 would: nothing that it says in its end gets
 // out.
 func (g *Gateway) Kill() {
