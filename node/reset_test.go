@@ -48,11 +48,11 @@ func TestResetIsCutShort(t *testing.T) {
 	}
 	// What a crash may have left, each with what lies there beside or in place of the old files; "" is a file that is gone.
 	for what, change := range map[string]map[string]string{
-		"nothing":             {},
-		"the key saved":       {"before/node.key": "old"},
-		"the store moved":     {"before/node.key": "old", "before/store/1": "a", "store/1": ""},
+		"nothing":              {},
+		"the key saved":        {"before/node.key": "old"},
+		"the store moved":      {"before/node.key": "old", "before/store/1": "a", "store/1": ""},
 		"a new store was open": {"before/node.key": "old", "before/store/1": "a", "store/1": "", "store/2": "new"},
-		"files moved":         {"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": ""},
+		"files moved":          {"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": ""},
 		"all but the note": {
 			"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": "", "before/restored": "then",
 			"restored": "", "before/flags.json": "{}", "joining.json": "{}", "node.key": seed,
