@@ -82,6 +82,34 @@ func frame(k kind, body []byte) []byte {
 	return append(f, body...)
 }
 
+// A proof is of one connection, be it between the same two.
+func TestProofsOfTwoConnectionsDiffer(t *testing.T) {
+	newcomer, member := seeded("newcomer"), seeded("member")
+	prove := func() string {
+		a, b := net.Pipe()
+		defer a.Close()
+		defer b.Close()
+		ours, err := newIdentity(newcomer)
+		theirs, err2 := newIdentity(member)
+		if err != nil || err2 != nil {
+			t.Fatal(err, err2)
+		}
+		go func() { _, _ = theirs.handshake(t.Context(), b, false, protoJoin) }()
+		w, err := ours.handshake(t.Context(), a, true, protoJoin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := Credential{Kind: CredentialKey}.prove(w, newcomerSide, ours.public(), w.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(p)
+	}
+	if prove() == prove() {
+		t.Error("a proof can be used on another connection")
+	}
+}
+
 // Who sits in the middle of a join learns nothing and lets nobody in: the proofs are of one connection and of both keys
 // on it. Where the member's fingerprint is known, it is not even told what the newcomer would prove, also if it has the
 // same token.
