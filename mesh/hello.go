@@ -3,7 +3,6 @@ package mesh
 import (
 	"fmt"
 	"net/netip"
-	"unicode/utf8"
 )
 
 // The versions of the protocol that this code speaks.
@@ -68,6 +67,7 @@ const (
 	refusedNobody    reason = 8 // nobody here can admit a newcomer
 	refusedPolicy    reason = 9 // proven, but not wanted; the text says why
 	refusedLeaving   reason = 10
+	refusedFailed    reason = 11 // proven, but something went wrong; the text says what
 )
 
 func (r reason) String() string {
@@ -92,6 +92,8 @@ func (r reason) String() string {
 		return "not wanted"
 	case refusedLeaving:
 		return "leaving"
+	case refusedFailed:
+		return "it failed there"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }
@@ -100,12 +102,18 @@ func (r reason) String() string {
 type refusal struct {
 	Code reason `cbor:"1,keyasint"`
 	Text string `cbor:"2,keyasint,omitempty"`
+	Hint string `cbor:"3,keyasint,omitempty"`
 }
 
-// RefusedError says that the other side would not have us.
+// RefusedError says that the other side would not have us. Returned by
+// Config.Secrets or Config.Welcome, it is told as it is.
 type RefusedError struct {
-	Reason string // in words
-	code   reason
+	Reason string // in words, at most 256 bytes
+	Hint   string // what to do about it, at most 256 bytes; "" if nothing is known
+	// Final says that it was decided, by a member that had shown that it is
+	// one: there is no use in trying again. Set by Join.
+	Final bool
+	code  reason
 }
 
 // Error returns the reason.
@@ -117,11 +125,14 @@ func parseRefusal(body []byte) error {
 	if err := decode(body, &r); err != nil {
 		return err
 	}
-	if len(r.Text) > maxReason || !utf8.ValidString(r.Text) {
+	if len(r.Text) > maxReason || len(r.Hint) > maxReason {
 		return fmt.Errorf("%w: refusal out of bounds", errFrame)
 	}
-	e := &RefusedError{Reason: r.Code.String(), code: r.Code}
-	if r.Text != "" {
+	e := &RefusedError{Reason: r.Code.String(), Hint: r.Hint, code: r.Code}
+	switch {
+	case r.Text != "" && r.Code == refusedPolicy:
+		e.Reason = r.Text
+	case r.Text != "":
 		e.Reason += ": " + r.Text
 	}
 	return e

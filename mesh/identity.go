@@ -152,9 +152,25 @@ func (w *wire) read(limit int, timeout time.Duration) (kind, []byte, error) {
 
 // refuse tells the other side why not and closes.
 func (w *wire) refuse(code reason, text string) {
+	w.refuseWith(refusal{Code: code, Text: clipText(text, maxReason)})
+}
+
+// refuseFor refuses with the text of err: what was decided if it is a
+// RefusedError, else what went wrong.
+func (w *wire) refuseFor(err error) {
+	r := refusal{Code: refusedFailed, Text: err.Error()}
+	var no *RefusedError
+	if errors.As(err, &no) {
+		r = refusal{refusedPolicy, no.Reason, no.Hint}
+	}
+	r.Text, r.Hint = clipText(r.Text, maxReason), clipText(r.Hint, maxReason)
+	w.refuseWith(r)
+}
+
+func (w *wire) refuseWith(r refusal) {
 	// The refusal is a courtesy: if it does not arrive, the end of the
 	// connection says the same.
-	_ = w.write(time.Second, encode(kindRefuse, refusal{code, clipText(text, maxReason)}))
+	_ = w.write(time.Second, encode(kindRefuse, r))
 	w.finish()
 }
 
