@@ -105,7 +105,7 @@ func TestProofsOfTwoConnectionsDiffer(t *testing.T) {
 		}
 		return string(p)
 	}
-	if prove() == prove() {
+	if first, second := prove(), prove(); first == second {
 		t.Error("a proof can be used on another connection")
 	}
 }

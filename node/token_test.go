@@ -16,7 +16,6 @@ import (
 
 	"gatemesh/cluster"
 	"gatemesh/mesh"
-	"gatemesh/mesh/meshtest"
 	"gatemesh/node"
 	"gatemesh/node/api"
 	"gatemesh/node/nodetest"
@@ -43,8 +42,6 @@ type newcomer struct {
 	key ed25519.PrivateKey
 	net mesh.Network
 }
-
-func (x newcomer) node() cluster.Node { return cluster.NodeOf(x.key.Public().(ed25519.PublicKey)) }
 
 // join asks the gateway at addr, whose node is member.
 func (x newcomer) join(token node.JoinToken, at *nodetest.Gateway, member []byte) error {
@@ -85,6 +82,7 @@ func TestTokenRaces(t *testing.T) {
 		}
 		ids := map[*nodetest.Gateway][]byte{a: idOf(t, a), b: idOf(t, b)}
 		side := func(g *nodetest.Gateway) []netip.Addr { return []netip.Addr{g.Addr} }
+		hosts := []netip.Addr{w.Gateway(10, "").Addr, w.Gateway(11, "").Addr}
 		rng := rand.New(rand.NewPCG(1, 2))
 		figures := map[string]int{}
 		for race := range *races {
@@ -92,7 +90,7 @@ func TestTokenRaces(t *testing.T) {
 			for i := range x {
 				var seed [32]byte
 				binary.BigEndian.PutUint32(seed[:], uint32(1+2*race+i))
-				x[i] = newcomer{ed25519.NewKeyFromSeed(seed[:]), w.Net.Host(meshtest.Addr(10 + i))}
+				x[i] = newcomer{ed25519.NewKeyFromSeed(seed[:]), w.Net.Host(hosts[i])}
 			}
 			token := mintToken(t, a, api.NewToken{})
 			how := "together"
