@@ -93,6 +93,9 @@ func New(cfg Config) (*Node, error) {
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
+	if onTrial(cfg.Data) {
+		n.cfg = n.cfg.Reset()
+	}
 	return n, nil
 }
 
@@ -275,7 +278,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		Voucher: admission.Statement,
 		Welcome: func(ctx context.Context, c mesh.Newcomer) ([]byte, error) { return n.welcome(ctx, p, c) },
 		Claims:  newClaimable(n, p), Logon: n.onLogon,
-		Beat:    n.beat(p), Book: n.book, Events: n.onMesh(p),
+		Beat: n.beat(p), Book: n.book, Events: n.onMesh(p),
 		Log: n.log.With("component", "mesh"),
 	})
 	if err != nil {

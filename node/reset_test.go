@@ -43,16 +43,16 @@ func TestResetIsCutShort(t *testing.T) {
 	away := resetNote{Saved: "before", Seed: seed, Token: "gmt1-x"}
 	is := map[string]string{
 		"node.key": seed, "store/1": "", "flags.json": "{}", "claim-code": "", "restored": "", "joining.json": `{"token":"gmt1-x"}`,
-		"on-trial": "before", "reset.json": "",
+		"on-trial": "before", "claimed": "before", "reset.json": "",
 		"before/node.key": "old", "before/store/1": "a", "before/flags.json": "{}", "before/claim-code": "code", "before/restored": "then",
 	}
 	// What a crash may have left, each with what lies there beside or in place of the old files; "" is a file that is gone.
 	for what, change := range map[string]map[string]string{
-		"nothing":             {},
-		"the key saved":       {"before/node.key": "old"},
-		"the store moved":     {"before/node.key": "old", "before/store/1": "a", "store/1": ""},
+		"nothing":              {},
+		"the key saved":        {"before/node.key": "old"},
+		"the store moved":      {"before/node.key": "old", "before/store/1": "a", "store/1": ""},
 		"a new store was open": {"before/node.key": "old", "before/store/1": "a", "store/1": "", "store/2": "new"},
-		"files moved":         {"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": ""},
+		"files moved":          {"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": ""},
 		"all but the note": {
 			"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": "", "before/restored": "then",
 			"restored": "", "before/flags.json": "{}", "joining.json": "{}", "node.key": seed,
@@ -86,7 +86,7 @@ func TestResetIsCutShort(t *testing.T) {
 				if err := finishReset(dir, resetNote{Saved: "before", Back: true}); err != nil {
 					t.Fatal(err)
 				}
-				want := map[string]string{"joining.json": "", "on-trial": "", "reset.json": "", "before/node.key": ""}
+				want := map[string]string{"joining.json": "", "on-trial": "", "claimed": "", "reset.json": "", "before/node.key": ""}
 				for name, text := range old {
 					want[name] = text
 				}
