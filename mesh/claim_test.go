@@ -27,8 +27,9 @@ type claimed struct {
 	right  int
 	offers []string
 	taken  int
-	refuse error // of Try
-	no     error // of Take
+	refuse error  // of Try
+	cut    func() // called by Take
+	no     error  // of Take
 }
 
 func (c *claimed) Try(from netip.Addr) ([32]byte, error) {
@@ -51,6 +52,9 @@ func (c *claimed) Take(_ context.Context, secret [32]byte, offer []byte) ([]byte
 	c.offers = append(c.offers, string(offer))
 	if secret != c.code {
 		return nil, errors.New("another code")
+	}
+	if c.cut != nil {
+		c.cut()
 	}
 	return []byte("answer"), c.no
 }
@@ -83,7 +87,7 @@ func TestClaim(t *testing.T) {
 		}
 		var seen mesh.ID
 		got, err := mesh.Claim(t.Context(), cfg, a.addr(), func(id mesh.ID, about []byte) ([]byte, error) {
-				seen = id
+			seen = id
 			return append(about, " offer"...), nil
 		})
 		time.Sleep(time.Second) // for the last word
@@ -113,7 +117,7 @@ func TestClaim(t *testing.T) {
 		if _, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("x")); !errors.As(err, &no) || no.Reason != "too many" || no.Hint != "wait" {
 			t.Errorf("refused: %v", err)
 		}
-		c.refuse, c.no = nil, errors.New("not that")
+		c.refuse, c.no = nil, &mesh.RefusedError{Reason: "not that"}
 		if _, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("x")); !errors.As(err, &no) || no.Reason != "not that" || c.taken != 1 {
 			t.Errorf("offer refused: %v, %d taken", err, c.taken)
 		}
@@ -123,6 +127,40 @@ func TestClaim(t *testing.T) {
 			t.Error(err)
 		}
 		closeAll(a, deaf)
+	})
+}
+
+// A connection that breaks after an offer was accepted leaves one side in doubt, and the other one does what it accepted.
+func TestClaimIsCutOff(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := meshtest.NewNetwork(1)
+		c := &claimed{code: [32]byte{7}}
+		a := start(t, n, "a", 1, func(cfg *mesh.Config) { cfg.Claims = c })
+		cfg := mesh.ClaimConfig{Key: key("member"), Secret: c.code, Network: n.Host(meshtest.Addr(3))}
+		c.cut = func() { n.Vanish(a.host) }
+		var no *mesh.RefusedError
+		if _, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("offer")); err == nil || errors.As(err, &no) {
+			t.Errorf("cut off: %v", err)
+		}
+		time.Sleep(2 * time.Minute)
+		n.Return(a.host)
+		if len(c.offers) != 1 || c.taken != 1 {
+			t.Errorf("%d offers, %d taken", len(c.offers), c.taken)
+		}
+		// Before it was made nothing has happened.
+		_, err := mesh.Claim(t.Context(), cfg, a.addr(), func(mesh.ID, []byte) ([]byte, error) {
+			n.Vanish(a.host)
+			return []byte("offer"), nil
+		})
+		if err == nil {
+			t.Error("an answer from beyond")
+		}
+		time.Sleep(2 * time.Minute)
+		n.Return(a.host)
+		if len(c.offers) != 1 || c.taken != 1 {
+			t.Errorf("%d offers, %d taken", len(c.offers), c.taken)
+		}
+		closeAll(a)
 	})
 }
 

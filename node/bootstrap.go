@@ -56,7 +56,7 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 			a.seeds = addrsOf(doors)
 		}
 		a.facts = f
-		return a, errors.Join(n.agrees(f), n.endJoining())
+		return a, errors.Join(n.abides(f), n.endJoining())
 	}
 	if err := errors.Join(n.cutShort(), n.resumeJoining()); err != nil {
 		return a, err
@@ -86,7 +86,7 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 		err = errors.New("the cluster admitted this gateway without its settings")
 	}
 	if err == nil {
-		err = errors.Join(n.agrees(a.facts), n.endJoining())
+		err = errors.Join(n.abides(a.facts), n.endJoining())
 	}
 	return a, err
 }

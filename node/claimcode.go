@@ -70,7 +70,9 @@ func (c ClaimCode) sum() string {
 }
 
 // secret is what is proven.
-func (c ClaimCode) secret() [32]byte { return sha256.Sum256([]byte("gatemesh claim code 1" + string(c))) }
+func (c ClaimCode) secret() [32]byte {
+	return sha256.Sum256([]byte("gatemesh claim code 1" + string(c)))
+}
 
 // readClaimCode returns the code that a data directory holds; "" is none.
 func readClaimCode(dir string) (ClaimCode, error) {

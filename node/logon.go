@@ -47,6 +47,10 @@ func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password stri
 		return nil, errLogon
 	}
 	n.logons.right(user)
+	if _, err := n.permits(c); err != nil {
+		log.Warn("log-on refused by the cluster's rules", "err", err)
+		return nil, err
+	}
 	ctx = cluster.WithActor(ctx, cluster.Actor{Name: user, Source: "log-on from " + c.Addr.Addr().String()})
 	token, err := n.invite(ctx, c.Key, "log-on of "+user)
 	if err != nil {

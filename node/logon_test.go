@@ -3,12 +3,15 @@ package node_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"gatemesh/mesh"
 	"gatemesh/node"
 	"gatemesh/node/api"
 	"gatemesh/node/nodetest"
@@ -41,6 +44,62 @@ func (p *person) logon() *node.Logon {
 // knock starts a gateway that logs on at another as p.
 func knock(g, at *nodetest.Gateway, p *person) {
 	g.Start(func(c *node.Config) { c.Key, c.Join, c.Logon = nil, at.Addr.String(), p.logon() })
+}
+
+// flaky is a network in which a number of dials succeed.
+type flaky struct {
+	mesh.Network
+	dials int
+}
+
+func (f *flaky) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	if f.dials--; f.dials < 0 {
+		return nil, syscall.ENETUNREACH
+	}
+	return f.Network.Dial(ctx, to)
+}
+
+// A newcomer that is cut off, wherever that is, gets in with the same command; once it has a token nobody is asked again.
+func TestLogonIsCutOff(t *testing.T) {
+	node.CheapPasswords(t)
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		w := nodetest.New(t, 1)
+		a := w.Gateway(1, "a")
+		a.Start()
+		w.WaitReady(15*time.Second, a)
+		if _, err := a.AddUser(ctx, api.NewUser{Name: "anna", Password: "korrekt pferd"}); err != nil {
+			t.Fatal(err)
+		}
+		x := w.Gateway(2, "x")
+		for dials := range 3 {
+			p := &person{user: "anna", password: "korrekt pferd"}
+			x.Start(func(c *node.Config) {
+				c.Key, c.Join, c.Logon = nil, a.Addr.String(), p.logon()
+				c.Network = &flaky{c.Network, dials}
+			})
+			if dials < 2 { // the fingerprint, the password
+				if err := x.Ended(); err == nil || p.typed != dials {
+					t.Errorf("%d dials: %v, %d passwords", dials, err, p.typed)
+				}
+				continue
+			}
+			time.Sleep(5 * time.Second)
+			x.Stop()
+			if p.typed != 1 {
+				t.Errorf("%d passwords", p.typed)
+			}
+		}
+		p := &person{user: "anna"}
+		knock(x, a, p)
+		w.WaitReady(15*time.Second, a, x)
+		if p.typed != 0 || p.shown != "" {
+			t.Errorf("asked again: %+v", p)
+		}
+		if tokens, err := a.ListTokens(ctx); err != nil || len(tokens) != 1 {
+			t.Errorf("%+v, %v", tokens, err)
+		}
+	})
 }
 
 func TestJoinByLogon(t *testing.T) {

@@ -95,6 +95,9 @@ func New(cfg Config) (*Node, error) {
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
+	if onTrial(cfg.Data) {
+		n.cfg = n.cfg.Reset()
+	}
 	return n, nil
 }
 

@@ -38,7 +38,9 @@ type verifier struct {
 }
 
 // nobody is what the password of a user is compared with who does not exist: it takes the same time.
-func nobody() verifier { return verifier{argonTime, argonMemory, argonThreads, make([]byte, argonSalt), nil} }
+func nobody() verifier {
+	return verifier{argonTime, argonMemory, argonThreads, make([]byte, argonSalt), nil}
+}
 
 // sum waits until there is room for one more and returns the hash of a password.
 func (v verifier) sum(ctx context.Context, password string) ([]byte, error) {

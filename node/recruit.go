@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -28,7 +29,7 @@ func (n *Node) LookAt(ctx context.Context, a api.GatewayAt) (api.Candidate, erro
 		return api.Candidate{}, err
 	}
 	var out api.Candidate
-	_, err = n.claim(ctx, a, func(id mesh.ID, about candidacy) ([]byte, error) {
+	_, err = n.claim(ctx, a, func(_ netip.AddrPort, id mesh.ID, about candidacy) ([]byte, error) {
 		out = api.Candidate{
 			Fingerprint: id.String(), Name: about.Name, Version: about.Version, Cluster: clusterName([16]byte(about.Cluster)),
 			Devices: about.Devices, Gateways: about.Gateways, Connected: about.Connected,
@@ -49,8 +50,8 @@ func (n *Node) AddGateway(ctx context.Context, a api.GatewayAt) (out api.AddedGa
 	}
 	var next cluster.Node
 	var token api.MintedToken
-	answer, err := n.claim(ctx, a, func(_ mesh.ID, about candidacy) ([]byte, error) {
-		if err := n.stranger(p, about); err != nil {
+	answer, err := n.claim(ctx, a, func(at netip.AddrPort, _ mesh.ID, about candidacy) ([]byte, error) {
+		if err := errors.Join(n.stranger(p, about), n.wanted(at)); err != nil {
 			return nil, err
 		}
 		out.Name, next = about.Name, cluster.NodeOf(about.Key)
@@ -80,7 +81,7 @@ func (n *Node) AddGateway(ctx context.Context, a api.GatewayAt) (out api.AddedGa
 }
 
 // claim talks to a gateway that is to be added.
-func (n *Node) claim(ctx context.Context, a api.GatewayAt, decide func(mesh.ID, candidacy) ([]byte, error)) ([]byte, error) {
+func (n *Node) claim(ctx context.Context, a api.GatewayAt, decide func(netip.AddrPort, mesh.ID, candidacy) ([]byte, error)) ([]byte, error) {
 	code, err := ParseClaimCode(a.Code)
 	if err != nil {
 		return nil, api.Errorf(api.Invalid, "`gatemesh claim-code` at the other gateway shows it: gmc1- and six groups of four", "that is not a claim code, or was mistyped")
@@ -112,7 +113,7 @@ func (n *Node) claim(ctx context.Context, a api.GatewayAt, decide func(mesh.ID, 
 			if err != nil {
 				return nil, err
 			}
-			return decide(id, c)
+			return decide(at, id, c)
 		})
 		var refused *mesh.RefusedError
 		var other *mesh.OtherError
@@ -131,9 +132,20 @@ func (n *Node) stranger(p *parts, about candidacy) error {
 	return nil
 }
 
+// wanted refuses what the cluster would refuse when that gateway comes.
+func (n *Node) wanted(at netip.AddrPort) error {
+	_, err := n.permits(mesh.Newcomer{Addr: at})
+	var no *mesh.RefusedError
+	if errors.As(err, &no) {
+		return api.Errorf(api.Unavailable, no.Hint, "%s", no.Reason)
+	}
+	return err
+}
+
 // invite makes a join token for the holder of a node key.
-func (n *Node) invite(ctx context.Context, _ ed25519.PublicKey, label string) (api.MintedToken, error) {
-	return n.CreateToken(ctx, api.NewToken{TTL: int(grantTTL.Seconds()), Uses: 1, Label: label[:min(len(label), 255)]})
+func (n *Node) invite(ctx context.Context, key ed25519.PublicKey, label string) (api.MintedToken, error) {
+	id := cluster.NodeOf(key)
+	return n.createToken(ctx, api.NewToken{TTL: int(grantTTL.Seconds()), Uses: 1, Label: label[:min(len(label), 255)]}, id[:])
 }
 
 // waitAdmitted waits until a gateway is a member; false: it is not yet.

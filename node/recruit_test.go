@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,6 +53,7 @@ func TestGatewayAdd(t *testing.T) {
 		w.Enrol(x, "phone")
 		w.Enrol(x, "tablet")
 
+		old := keyOf(t, x)
 		none := api.GatewayAt{Address: x.Addr.String(), Code: node.NewClaimCode().String()}
 		if _, err := a.LookAt(ctx, none); !refused(err, "nobody has asked") {
 			t.Errorf("before a code was shown: %v", err)
@@ -111,9 +113,23 @@ func TestGatewayAdd(t *testing.T) {
 			t.Errorf("the code again: %v", err)
 		}
 		x.Stop()
-		x.Start(func(c *node.Config) { c.Key = nil })
+		x.Start(func(c *node.Config) { c.Key = &old; c.Pool = netip.MustParsePrefix("10.9.0.0/16") }) // flags of before
 		w.WaitReady(15*time.Second, a, b, x)
 	})
+}
+
+// keyOf returns the key of a gateway's cluster.
+func keyOf(t *testing.T, g *nodetest.Gateway) node.ClusterKey {
+	t.Helper()
+	text, err := g.ClusterKey(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := node.ParseClusterKey(text.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }
 
 // What stands against a claim leaves the gateway as it is.
@@ -161,14 +177,7 @@ func TestGatewayAddRefused(t *testing.T) {
 		}
 
 		// others are connected to it
-		key, err := x.ClusterKey(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		k, err := node.ParseClusterKey(key.Key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		k := keyOf(t, x)
 		y := w.Gateway(4, "y")
 		y.Start(func(c *node.Config) { c.Key = &k })
 		w.WaitReady(15*time.Second, x, y)
@@ -206,7 +215,7 @@ func TestClaimedInVain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		where := at(t, x)
+		where, old := at(t, x), keyOf(t, x)
 		done := make(chan error, 1)
 		go func() { _, err := a.AddGateway(ctx, where); done <- err }()
 		if err := x.Ended(); !errors.Is(err, node.ErrReset) {
@@ -220,7 +229,7 @@ func TestClaimedInVain(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Errorf("claimed: %v", err)
 		}
-		x.Start(reborn)
+		x.Start(func(c *node.Config) { c.Key = &old }) // as a service manager starts it
 		x.Reborn()
 		w.Wait("what it was", 10*time.Second, func() bool { return x.Ready(1) })
 		s, err := x.Status(ctx)
@@ -231,7 +240,13 @@ func TestClaimedInVain(t *testing.T) {
 			t.Errorf("%+v, %v", c, err)
 		}
 
-		// One that does not reach the cluster is not even touched.
+		// The cluster is back, but its rules have changed: nothing is begun that could not end well.
 		a.Return()
+		if _, err := a.ChangeSettings(ctx, map[string]string{"joins": "off"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.AddGateway(ctx, where); !refused(err, "no further gateways may join") || !x.Ready(1) {
+			t.Errorf("joins are off: %v", err)
+		}
 	})
 }

@@ -40,7 +40,7 @@ type resetNote struct {
 }
 
 // kept are the files of a data directory that make a gateway what it is, beside its store and its key.
-var kept = []string{claimFile, restoredFile, flagsFile}
+var kept = []string{claimFile, restoredFile, claimedFile, flagsFile}
 
 // flagsFile is what node/cli remembers. A gateway that begins anew keeps it.
 const flagsFile = "flags.json"
@@ -126,7 +126,8 @@ func (r resetNote) away(dir, saved string) error {
 	if r.Token != "" {
 		b, err := json.Marshal(joining{Token: r.Token})
 		if err == nil {
-			err = errors.Join(WriteFile(filepath.Join(dir, joiningFile), b), WriteFile(filepath.Join(dir, onTrialFile), []byte(r.Saved+"\n")))
+			err = errors.Join(WriteFile(filepath.Join(dir, joiningFile), b), WriteFile(filepath.Join(dir, onTrialFile), []byte(r.Saved+"\n")),
+				WriteFile(filepath.Join(dir, claimedFile), []byte(r.Saved+"\n")))
 		}
 		if err != nil {
 			return err
@@ -135,8 +136,27 @@ func (r resetNote) away(dir, saved string) error {
 	return WriteFile(filepath.Join(dir, identityFile), []byte(r.Seed+"\n"))
 }
 
+// claimedFile says that the gateway was claimed: what its command line says of a cluster may be of the one that it has left.
+const claimedFile = "claimed"
+
 // onTrialFile names the directory that is put back if the gateway, which was claimed, is not let in.
 const onTrialFile = "on-trial"
+
+// onTrial says that the gateway was claimed and is not let in yet: then what it was told to join is not asked for.
+func onTrial(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, onTrialFile))
+	return err == nil
+}
+
+// abides is agrees, but for a gateway that was claimed: the flags of before do not keep it from starting.
+func (n *Node) abides(f facts) error {
+	err := n.agrees(f)
+	if _, missing := os.Stat(filepath.Join(n.cfg.Data, claimedFile)); err == nil || missing != nil {
+		return err
+	}
+	n.log.Warn("this gateway was claimed by the cluster it is in; a flag is of another one, and ignored", "err", err)
+	return nil
+}
 
 // putBack has the next Node be what this one was before it was claimed, if it was, and nothing of another cluster has
 // come: then it returns ErrReset, else cause.
@@ -172,7 +192,7 @@ func (r resetNote) back(dir, saved string) error {
 			return err
 		}
 	}
-	for _, name := range []string{joiningFile, onTrialFile} {
+	for _, name := range []string{joiningFile, onTrialFile, claimedFile} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

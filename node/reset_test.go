@@ -43,7 +43,7 @@ func TestResetIsCutShort(t *testing.T) {
 	away := resetNote{Saved: "before", Seed: seed, Token: "gmt1-x"}
 	is := map[string]string{
 		"node.key": seed, "store/1": "", "flags.json": "{}", "claim-code": "", "restored": "", "joining.json": `{"token":"gmt1-x"}`,
-		"on-trial": "before", "reset.json": "",
+		"on-trial": "before", "claimed": "before", "reset.json": "",
 		"before/node.key": "old", "before/store/1": "a", "before/flags.json": "{}", "before/claim-code": "code", "before/restored": "then",
 	}
 	// What a crash may have left, each with what lies there beside or in place of the old files; "" is a file that is gone.
@@ -86,7 +86,7 @@ func TestResetIsCutShort(t *testing.T) {
 				if err := finishReset(dir, resetNote{Saved: "before", Back: true}); err != nil {
 					t.Fatal(err)
 				}
-				want := map[string]string{"joining.json": "", "on-trial": "", "reset.json": "", "before/node.key": ""}
+				want := map[string]string{"joining.json": "", "on-trial": "", "claimed": "", "reset.json": "", "before/node.key": ""}
 				for name, text := range old {
 					want[name] = text
 				}

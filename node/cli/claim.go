@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -61,7 +60,7 @@ func gatewayAdd(c *cli.Context) error {
 	if given := c.String("code"); given != "" && !strings.HasPrefix(given, "file:") {
 		return usagef("the code is a secret, and arguments can be seen by others: use --code file:PATH, or GATEMESH_CLAIM_CODE")
 	}
-	code, err := claimCode.read(c)
+	code, err := claimCode.read(c, c.String("code"))
 	if err != nil {
 		return err
 	}
@@ -121,9 +120,9 @@ func printAdded(c *cli.Context, a api.AddedGateway) error {
 	return err
 }
 
-// trust asks a person whether a fingerprint is the right one, unless it was given.
-func trust(c *cli.Context, where fmt.Stringer, fingerprint string) error {
-	want := strings.ToLower(strings.TrimSpace(c.String("fingerprint")))
+// trust asks a person whether a fingerprint is the right one, unless the right one was given.
+func trust(c *cli.Context, where fmt.Stringer, fingerprint, want string) error {
+	want = strings.ToLower(strings.TrimSpace(want))
 	switch {
 	case want == fingerprint:
 		return nil
@@ -148,10 +147,11 @@ func logonFlags() []cli.Flag {
 }
 
 // logon is how the person that starts a gateway is asked; nil if it does not log on.
-func logon(c *cli.Context, user, join string) (*node.Logon, error) {
+func logon(told choices) (*node.Logon, error) {
+	user, join, path := told.once("user"), told.once("join"), told.once(passwordFlag.Name)
 	switch {
-	case user == "" && (c.String("password-file") != "" || c.IsSet("fingerprint") && os.Getenv("GATEMESH_FINGERPRINT") == ""):
-		return nil, usagef("--password-file and --fingerprint are for a log-on with --user")
+	case user == "" && path != "":
+		return nil, usagef("--password-file is for a log-on with --user")
 	case user == "":
 		return nil, nil
 	case join == "":
@@ -160,8 +160,10 @@ func logon(c *cli.Context, user, join string) (*node.Logon, error) {
 		return nil, usagef("--join is a token, which needs no --user")
 	}
 	return &node.Logon{
-		User:     user,
-		Trust:    func(where netip.AddrPort, fingerprint string) error { return trust(c, where, fingerprint) },
-		Password: func() (string, error) { return password.read(c) },
+		User: user,
+		Trust: func(where netip.AddrPort, fingerprint string) error {
+			return trust(told.c, where, fingerprint, told.once("fingerprint"))
+		},
+		Password: func() (string, error) { return password.read(told.c, path) },
 	}, nil
 }

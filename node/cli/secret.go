@@ -17,7 +17,6 @@ import (
 // whoever sits at the terminal.
 type secret struct {
 	what  string // "password"
-	flag  string // takes the file
 	env   string
 	hint  string // where there is none
 	twice bool   // a new one, which is typed twice
@@ -28,13 +27,14 @@ var passwordFlag = &cli.StringFlag{Name: "password-file", Usage: "`PATH` of a fi
 const passwordHint = "use --password-file or GATEMESH_PASSWORD"
 
 var (
-	password    = secret{what: "password", flag: passwordFlag.Name, env: "GATEMESH_PASSWORD", hint: passwordHint}
-	newPassword = secret{what: "password", flag: passwordFlag.Name, env: "GATEMESH_PASSWORD", hint: passwordHint, twice: true}
-	claimCode   = secret{what: "claim code", flag: "code", env: "GATEMESH_CLAIM_CODE", hint: "use --code file:PATH or GATEMESH_CLAIM_CODE"}
+	password    = secret{what: "password", env: "GATEMESH_PASSWORD", hint: passwordHint}
+	newPassword = secret{what: "password", env: "GATEMESH_PASSWORD", hint: passwordHint, twice: true}
+	claimCode   = secret{what: "claim code", env: "GATEMESH_CLAIM_CODE", hint: "use --code file:PATH or GATEMESH_CLAIM_CODE"}
 )
 
-func (s secret) read(c *cli.Context) (string, error) {
-	if path := c.String(s.flag); path != "" {
+// read returns it; path is the file, "" if none was named.
+func (s secret) read(c *cli.Context, path string) (string, error) {
+	if path != "" {
 		b, err := readSecret(strings.TrimPrefix(path, "file:"))
 		if err != nil {
 			return "", fmt.Errorf("read %s: %w", s.what, err)

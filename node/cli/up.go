@@ -63,7 +63,7 @@ func up(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Logon, err = logon(c, told.once("user"), told.once("join")); err != nil {
+	if cfg.Logon, err = logon(told); err != nil {
 		return err
 	}
 	g := greeting{out: c.App.Writer, cfg: &cfg, named: named}

@@ -29,7 +29,7 @@ func userAdd(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := newPassword.read(c)
+	p, err := newPassword.read(c, c.String(passwordFlag.Name))
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func userPassword(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := newPassword.read(c)
+	p, err := newPassword.read(c, c.String(passwordFlag.Name))
 	if err != nil {
 		return err
 	}
