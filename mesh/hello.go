@@ -67,6 +67,7 @@ const (
 	refusedNobody    reason = 8 // nobody here can admit a newcomer
 	refusedPolicy    reason = 9 // proven, but not wanted; the text says why
 	refusedLeaving   reason = 10
+	refusedEvicted   reason = 20 // the key was admitted, and never will be again
 )
 
 func (r reason) String() string {
@@ -91,6 +92,8 @@ func (r reason) String() string {
 		return "not wanted"
 	case refusedLeaving:
 		return "leaving"
+	case refusedEvicted:
+		return "evicted"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }

@@ -1,0 +1,103 @@
+package mesh
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrEvicted is what Config.Admit returns for who was a member and never will
+// be again.
+var ErrEvicted = errors.New("evicted")
+
+// Bar ends for good, as long as this Mesh lives, what there is with the given
+// members, which Config.Admit refuses from now on: the links to them, with that
+// word as the last, what serf says of them, and that they are dialled. They go
+// Down. Nothing of what they have sent, and is not taken in yet, is. Bar
+// does not block and may be called before Run.
+func (m *Mesh) Bar(ids ...ID) {
+	for _, id := range ids {
+		m.mu.Lock()
+		if _, known := m.barred[id]; known || id == m.self.id {
+			m.mu.Unlock()
+			continue
+		}
+		m.barred[id] = struct{}{}
+		var l *link
+		if p := m.peers[id]; p != nil {
+			l = m.fall(p, Down)
+			delete(m.peers, id)
+		}
+		m.mu.Unlock()
+		if l != nil {
+			l.bar()
+		}
+	}
+	m.prune()
+}
+
+func (m *Mesh) isBarred(id ID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, barred := m.barred[id]
+	return barred
+}
+
+// prune has serf forget those that are barred and that it still sees. It does
+// not block.
+func (m *Mesh) prune() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, n := range m.nodes {
+		if _, barred := m.barred[n.id]; !barred {
+			continue
+		}
+		select {
+		case m.prunes <- name:
+		default:
+		}
+	}
+}
+
+// bar ends a link: nothing is taken from it any more, and the peer is told why
+// if it reads that soon.
+func (l *link) bar() {
+	l.barred.Store(true)
+	l.mu.Lock()
+	x := l.exchange
+	l.mu.Unlock()
+	if x != nil {
+		x.wire.close()
+	}
+	l.lastWord(encode(kindRefuse, refusal{Code: refusedEvicted}))
+	time.AfterFunc(farewellTimeout, func() { l.close(errBarred) })
+}
+
+// admits says why the other side of a link is no member any more.
+func (m *Mesh) admits(l *link) error {
+	if m.cfg.Admit == nil {
+		return nil
+	}
+	if err := m.cfg.Admit(l.key, l.hello.Voucher); err != nil {
+		return fmt.Errorf("peer is no member any more: %w", err)
+	}
+	return nil
+}
+
+// refusedBy reads the refusal of a peer that has proven its key. That we are
+// evicted is believed of a member only.
+func (m *Mesh) refusedBy(peer ed25519.PublicKey, body []byte) error {
+	err := parseRefusal(body)
+	var no *RefusedError
+	if !errors.As(err, &no) || no.code != refusedEvicted || m.cfg.Admit == nil || m.cfg.Admit(peer, nil) != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cfg.Events != nil && len(m.events) < maxEvents {
+		m.events = append(m.events, Event{Kind: Shunned, Member: Member{ID: IDOf(peer), Key: peer}})
+		wake(m.told)
+	}
+	return err
+}
