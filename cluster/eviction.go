@@ -64,8 +64,8 @@ func evictionOf(n Node, e *entity) (v Eviction, ok bool) {
 // beyond reports whether a write of the evicted one was not known when it was evicted.
 func (v *Eviction) beyond(c *cell) bool { return c.seq > v.cut[c.stamp.author] }
 
-// standing returns an admission, if it is one: not evicted, and not written by an evicted gateway beyond what was known
-// of it.
+// standing returns an admission and whether it stands: not evicted, and not written by an evicted gateway beyond what
+// was known of it. Of one that was evicted, or of none, nothing is returned.
 func standing(r reader, id []byte, e *entity) (Admission, bool, error) {
 	a, ok := admissionOf(id, e)
 	if !ok || e.evicted() {
@@ -81,7 +81,7 @@ func standing(r reader, id []byte, e *entity) (Admission, bool, error) {
 		return Admission{}, false, err
 	}
 	if v, gone := evictionOf(by, writer); gone && v.beyond(c) {
-		return Admission{}, false, nil
+		return a, false, nil
 	}
 	return a, true, nil
 }

@@ -7,9 +7,12 @@ import (
 	"time"
 )
 
-// ErrEvicted is what Config.Admit returns for who was a member and never will
-// be again.
-var ErrEvicted = errors.New("evicted")
+// What Config.Admit returns for who was a member: and never will be again, or
+// is not before it is admitted anew.
+var (
+	ErrEvicted   = errors.New("evicted")
+	ErrSuspended = errors.New("admitted by one that was evicted")
+)
 
 // Bar ends for good, as long as this Mesh lives, what there is with the given
 // members, which Config.Admit refuses from now on: the links to them, with that
@@ -31,10 +34,32 @@ func (m *Mesh) Bar(ids ...ID) {
 		}
 		m.mu.Unlock()
 		if l != nil {
-			l.bar()
+			l.bar(refusedEvicted)
 		}
 	}
 	m.prune()
+}
+
+// Recheck asks Config.Admit again about all that are linked, and bars the links
+// of those that it refuses, who go Down and may come back. It does not block
+// but for Admit.
+func (m *Mesh) Recheck() {
+	for _, l := range m.links() {
+		err := m.admits(l)
+		if err == nil {
+			continue
+		}
+		m.mu.Lock()
+		if p := m.peers[l.id]; p != nil && p.link == l {
+			m.fall(p, Down)
+		}
+		m.mu.Unlock()
+		code := refusedAdmission
+		if errors.Is(err, ErrSuspended) {
+			code = refusedSuspended
+		}
+		l.bar(code)
+	}
 }
 
 func (m *Mesh) isBarred(id ID) bool {
@@ -62,7 +87,7 @@ func (m *Mesh) prune() {
 
 // bar ends a link: nothing is taken from it any more, and the peer is told why
 // if it reads that soon.
-func (l *link) bar() {
+func (l *link) bar(why reason) {
 	l.barred.Store(true)
 	l.mu.Lock()
 	x := l.exchange
@@ -70,7 +95,7 @@ func (l *link) bar() {
 	if x != nil {
 		x.wire.close()
 	}
-	l.lastWord(encode(kindRefuse, refusal{Code: refusedEvicted}))
+	l.lastWord(encode(kindRefuse, refusal{Code: why}))
 	time.AfterFunc(farewellTimeout, func() { l.close(errBarred) })
 }
 
@@ -90,13 +115,13 @@ func (m *Mesh) admits(l *link) error {
 func (m *Mesh) refusedBy(peer ed25519.PublicKey, body []byte) error {
 	err := parseRefusal(body)
 	var no *RefusedError
-	if !errors.As(err, &no) || no.code != refusedEvicted || m.cfg.Admit == nil || m.cfg.Admit(peer, nil) != nil {
+	if !errors.As(err, &no) || no.code != refusedEvicted && no.code != refusedSuspended || m.cfg.Admit == nil || m.cfg.Admit(peer, nil) != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.cfg.Events != nil && len(m.events) < maxEvents {
-		m.events = append(m.events, Event{Kind: Shunned, Member: Member{ID: IDOf(peer), Key: peer}})
+		m.events = append(m.events, Event{Kind: Shunned, Member: Member{ID: IDOf(peer), Key: peer}, Final: no.code == refusedEvicted})
 		wake(m.told)
 	}
 	return err

@@ -177,6 +177,9 @@ func (m *Mesh) examine(w *wire, theirs hello) reason {
 			if errors.Is(err, ErrEvicted) {
 				return refusedEvicted
 			}
+			if errors.Is(err, ErrSuspended) {
+				return refusedSuspended
+			}
 			return refusedAdmission
 		}
 	}

@@ -68,6 +68,7 @@ const (
 	refusedPolicy    reason = 9 // proven, but not wanted; the text says why
 	refusedLeaving   reason = 10
 	refusedEvicted   reason = 20 // the key was admitted, and never will be again
+	refusedSuspended reason = 21 // the key is not admitted any more, but may be again
 )
 
 func (r reason) String() string {
@@ -94,6 +95,8 @@ func (r reason) String() string {
 		return "leaving"
 	case refusedEvicted:
 		return "evicted"
+	case refusedSuspended:
+		return "admission suspended"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }
