@@ -308,15 +308,18 @@ func (n *Node) admit(f facts, key ed25519.PublicKey, voucher []byte) error {
 	if _, evicted, err := n.store.Evicted(cluster.NodeOf(key)); err != nil || evicted {
 		return cmp.Or(err, mesh.ErrEvicted)
 	}
-	newcomer, sponsor, _, err := cluster.VerifyAdmission(voucher, f.cluster)
+	newcomer, sponsor, at, err := cluster.VerifyAdmission(voucher, f.cluster)
 	if err != nil {
 		return fmt.Errorf("not admitted, and no sponsor: %w", err)
 	}
 	if !newcomer.Equal(key) {
 		return errors.New("not admitted, and the sponsor speaks for another")
 	}
-	if _, evicted, err := n.store.Evicted(cluster.NodeOf(sponsor)); err != nil || evicted {
-		return cmp.Or(err, mesh.ErrSuspended)
+	if _, evicted, err := n.store.Evicted(cluster.NodeOf(sponsor)); err != nil {
+		return err
+	} else if evicted {
+		n.waiting.add(cluster.Admission{Key: newcomer, Sponsor: cluster.NodeOf(sponsor), At: at})
+		return mesh.ErrSuspended
 	}
 	if _, ok, err := n.store.Admitted(cluster.NodeOf(sponsor)); err != nil || !ok {
 		return errors.Join(errors.New("not admitted, and the sponsor is no member"), err)

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"gatemesh/cluster"
@@ -95,7 +97,7 @@ func (n *Node) eviction(v cluster.Eviction) (api.Eviction, error) {
 	if err != nil {
 		return api.Eviction{}, err
 	}
-	suspended, err := n.store.Suspended()
+	suspended, err := n.suspended()
 	if err != nil {
 		return api.Eviction{}, err
 	}
@@ -143,12 +145,12 @@ func (n *Node) ReadmitGateway(ctx context.Context, ref string) (api.Readmitted, 
 	if err != nil {
 		return api.Readmitted{}, err
 	}
-	suspended, err := n.store.Suspended()
+	suspended, err := n.suspended()
 	if err != nil {
 		return api.Readmitted{}, err
 	}
 	i := slices.IndexFunc(suspended, func(a cluster.Admission) bool {
-		return a.Name == ref || cluster.NodeOf(a.Key).String() == ref
+		return a.Name == ref || len(ref) >= minGatewayID && strings.HasPrefix(cluster.NodeOf(a.Key).String(), ref)
 	})
 	if i < 0 {
 		return api.Readmitted{}, api.Errorf(api.NotFound, "`gatemesh gateway evicted` shows those that wait for it", "no gateway called %q waits to be admitted again", ref)
@@ -162,4 +164,51 @@ func (n *Node) ReadmitGateway(ctx context.Context, ref string) (api.Readmitted, 
 		return api.Readmitted{}, err
 	}
 	return api.Readmitted{Name: a.Name, ID: cluster.NodeOf(a.Key).String()}, nil
+}
+
+// minGatewayID is how many digits of a gateway's id name it.
+const minGatewayID = 6
+
+// maxWaiting bounds how many gateways are remembered that wait to be admitted again.
+const maxWaiting = 64
+
+// waiting is gateways that called here with the word of an evicted one, and of which the store knows nothing. The zero
+// value is empty.
+type waiting struct {
+	mu  sync.Mutex // guards all
+	all []cluster.Admission
+}
+
+// add remembers one; the oldest goes for lack of room.
+func (w *waiting) add(a cluster.Admission) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if slices.ContainsFunc(w.all, func(o cluster.Admission) bool { return o.Key.Equal(a.Key) }) {
+		return
+	}
+	if len(w.all) == maxWaiting {
+		w.all = slices.Delete(w.all, 0, 1)
+	}
+	w.all = append(w.all, a)
+}
+
+// suspended returns the gateways whose admission does not stand: those in the store and those that called here.
+func (n *Node) suspended() ([]cluster.Admission, error) {
+	all, err := n.store.Suspended()
+	if err != nil {
+		return nil, err
+	}
+	n.waiting.mu.Lock()
+	called := slices.Clone(n.waiting.all)
+	n.waiting.mu.Unlock()
+	for _, a := range called {
+		known, _, err := n.store.Admitted(cluster.NodeOf(a.Key))
+		if err != nil {
+			return nil, err
+		}
+		if known.Key == nil {
+			all = append(all, a)
+		}
+	}
+	return all, nil
 }

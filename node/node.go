@@ -34,6 +34,8 @@ type Node struct {
 	store   *cluster.Store
 	closers []closer
 
+	waiting waiting
+
 	live atomic.Pointer[parts] // nil until the cluster is known
 }
 
