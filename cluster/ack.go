@@ -141,7 +141,7 @@ func (s *Store) members(t *tx) (members, error) {
 		if _, ok := admissionOf(n[:], e); !ok {
 			continue
 		}
-		gone := e.evicted()
+		gone := e.departed()
 		if e, err = t.entity(haveRef(n)); err != nil {
 			return nil, err
 		}

@@ -100,8 +100,11 @@ func (n *Node) weighExile(p *parts) (final bool) {
 		}
 	}
 	silent, final := judge(p.exile.said, linked, time.Now())
-	if a, stands, err := n.store.Admitted(n.self); err == nil && !stands {
-		silent, final = true, final || a.Key == nil
+	if a, stands, err := n.store.Admitted(n.self); err == nil && !stands && a.Key != nil {
+		silent = true
+	}
+	if _, evicted, err := n.store.Evicted(n.self); err == nil && evicted {
+		silent, final = true, true
 	}
 	if was := p.exile.silent.Swap(silent); was != silent {
 		n.log.Warn("membership in doubt", "serves", !silent)
