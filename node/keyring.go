@@ -168,8 +168,8 @@ func (n *Node) turnOnce(ctx context.Context, p *parts, late bool) error {
 			}
 		}
 		held[kind] = h
-		if was := r.Held[n.self][kind].Uses; was != h.Uses {
-			n.log.Info("key in use", "kind", kind, "key", h.Uses, "instead of", was)
+		if r.Held[n.self][kind].Uses != h.Uses && h.Uses != t.Hold[len(t.Hold)-1].ID {
+			n.log.Info("key in use", "kind", kind, "key", h.Uses)
 		}
 	}
 	poke(p.hints)

@@ -34,7 +34,7 @@ type Node struct {
 	store   *cluster.Store
 	closers []closer
 
-	waiting waiting
+	waiting   waiting
 	admitting sync.Mutex // held while one newcomer is counted and admitted
 
 	live atomic.Pointer[parts] // nil until the cluster is known
@@ -58,7 +58,7 @@ type parts struct {
 	keys     chan struct{} // wakes turnKeys; capacity 1
 	hints    chan struct{} // wakes announce; capacity 1
 	exile    *exile
-	recount  atomic.Bool   // reconcile is to count the instances
+	recount  atomic.Bool // reconcile is to count the instances
 	dirty    dirty
 	ready    readiness
 	draining atomic.Bool   // takes no new devices and gives away those it has
