@@ -32,8 +32,8 @@ func (n *Node) EvictGateway(ctx context.Context, ref string) (api.Eviction, erro
 		return api.Eviction{}, gatewayError(ref, err)
 	}
 	if g.Node == n.self {
-		return api.Eviction{}, api.Errorf(api.Invalid, "evict it at another gateway; one that is to go of its own accord is drained and stopped",
-			"%s is this gateway itself", g.Name)
+		hint := "evict it at another gateway; one that is to go of its own accord is reset: `gatemesh gateway reset`"
+		return api.Eviction{}, api.Errorf(api.Invalid, hint, "%s is this gateway itself", g.Name)
 	}
 	if err := n.store.Expel(ctx, g.Node); err != nil {
 		return api.Eviction{}, gatewayError(ref, err)
@@ -132,8 +132,11 @@ func exposed() []api.Exposure {
 	return []api.Exposure{
 		{What: "cluster key, and with it all join tokens", Remedy: "replaced; make new tokens", Done: true},
 		{What: "gossip key", Remedy: "replaced", Done: true},
-		{What: "WireGuard private key of the cluster", Remedy: "until it is replaced that gateway can answer devices that reach it: " +
-			"take its address away from it; devices get another key only with a new cluster"},
+		{
+			What: "WireGuard private key of the cluster",
+			Remedy: "that gateway can answer devices that reach it: take its address away from it; " +
+				"devices get another key only with a new cluster",
+		},
 		{What: "preshared keys of the devices", Remedy: "`gatemesh device rekey`, those of most worth first"},
 		{What: "names, addresses and settings", Remedy: "nothing can take them back"},
 	}
@@ -153,7 +156,8 @@ func (n *Node) ReadmitGateway(ctx context.Context, ref string) (api.Readmitted, 
 		return a.Name == ref || len(ref) >= minGatewayID && strings.HasPrefix(cluster.NodeOf(a.Key).String(), ref)
 	})
 	if i < 0 {
-		return api.Readmitted{}, api.Errorf(api.NotFound, "`gatemesh gateway evicted` shows those that wait for it", "no gateway called %q waits to be admitted again", ref)
+		return api.Readmitted{}, api.Errorf(api.NotFound, "`gatemesh gateway evicted` shows those that wait for it",
+			"no gateway called %q waits to be admitted again", ref)
 	}
 	a, now := suspended[i], n.cfg.Now()
 	err = n.store.Admit(ctx, cluster.Admission{

@@ -18,7 +18,7 @@ import (
 	"gatemesh/mesh"
 )
 
-// A gateway that was evicted may not have been told by the cluster's data, which it is sent no more of. It learns it
+// A gateway that was evicted may not have been told by the cluster's data, of which it is sent no more. It learns it
 // when members refuse it. Who says so has proven the key of a member, and is believed as long as fewer others keep a
 // link: one that lies stops nobody whom the others have, and those whom it has brought along do not save an evicted one.
 
@@ -34,7 +34,8 @@ const (
 )
 
 // joinAgain is what to do with a gateway that was evicted.
-const joinAgain = "its key is never admitted again: to have this machine back, start with an empty --data directory and a new key or token"
+const joinAgain = "its key is never admitted again: to have this machine back, start it with an empty --data directory " +
+	"and a new key or token"
 
 // exile is what others say of this gateway's membership.
 type exile struct {

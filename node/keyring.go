@@ -60,7 +60,8 @@ func (n *Node) agreesOnKey() error {
 		return nil
 	}
 	if _, was := r.Former[id]; was {
-		n.log.Warn("--key is an old key of this cluster; nobody joins with it any more", "hint", "`gatemesh key show` prints the one that holds")
+		n.log.Warn("--key is an old key of this cluster; nobody joins with it any more",
+			"hint", "`gatemesh key show` prints the one that holds")
 		return nil
 	}
 	return hintf("leave --key out, or use another --data directory for another cluster",
