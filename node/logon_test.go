@@ -79,7 +79,7 @@ func TestLogonIsCutOff(t *testing.T) {
 				c.Network = &flaky{c.Network, dials}
 			})
 			if dials < 2 { // the fingerprint, the password
-				if err := x.Ended(); err == nil || p.typed != dials {
+				if err := x.Ended(time.Minute); err == nil || p.typed != dials {
 					t.Errorf("%d dials: %v, %d passwords", dials, err, p.typed)
 				}
 				continue

@@ -16,6 +16,8 @@ type Service interface {
 	Backups
 	Configs
 	Audits
+	Keys
+	Evictions
 	Tokens
 	Settings
 	Resets

@@ -57,6 +57,8 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	backupRoutes(mux, s, log)
 	configRoutes(mux, s, log)
 	auditRoutes(mux, s, log)
+	keyRoutes(mux, s, log)
+	evictionRoutes(mux, s, log)
 	tokenRoutes(mux, s, log)
 	settingRoutes(mux, s, log)
 	resetRoutes(mux, s, log)

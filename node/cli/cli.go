@@ -106,7 +106,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(),
 			userCommand(), claimCodeCommand(), syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(), poolCommand(), auditCommand(),
 			tokenCommand(), clusterCommand(),
-			keyCommand(), versionCommand(),
+			keyCommand(), keysCommand(), versionCommand(),
 		},
 		Action: noCommand,
 
