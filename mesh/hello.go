@@ -5,12 +5,6 @@ import (
 	"net/netip"
 )
 
-// The versions of the protocol that this code speaks.
-const (
-	protoMin = 1
-	protoMax = 1
-)
-
 // class says what a connection of a link is for.
 type class uint8
 
@@ -108,10 +102,14 @@ type RefusedError struct {
 	Reason string // in words, at most 256 bytes
 	Hint   string // what to do about it, at most 256 bytes; "" if nothing is known
 	code   reason
+	byUs   bool
 }
 
 // Error returns the reason.
 func (e *RefusedError) Error() string { return "refused: " + e.Reason }
+
+// Version says whether it is for want of a version of the protocol in common.
+func (e *RefusedError) Version() bool { return e.code == refusedVersion }
 
 // parseRefusal always returns an error: the refusal, or what is wrong with it.
 func parseRefusal(body []byte) error {

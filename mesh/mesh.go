@@ -48,6 +48,8 @@ type Mesh struct {
 	who     map[netip.AddrPort]ID  // who was met at an address
 	dialing map[netip.AddrPort]int // dials under way
 	events  []Event
+
+	refusals []Refusal // the oldest first
 }
 
 type runState int
