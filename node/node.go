@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +18,7 @@ import (
 
 	"gatemesh/cluster"
 	"gatemesh/mesh"
+	"gatemesh/node/api"
 	"gatemesh/vpn"
 )
 
@@ -28,12 +28,16 @@ type Node struct {
 	log     *slog.Logger
 	key     ed25519.PrivateKey
 	self    cluster.Node
-	name    string // settled in Run
+	name    string // with which it started, settled in Run; offers says what it is called now
 	started time.Time
 	store   *cluster.Store
 	closers []closer
 
-	live atomic.Pointer[parts] // nil until the cluster is known
+	live  atomic.Pointer[parts] // nil until the cluster is known
+	offer atomic.Pointer[offer] // nil until its entry is written
+
+	events   listeners
+	stopping chan struct{} // closed when the control socket closes
 }
 
 // parts is what exists once the cluster is known. Nothing in it is replaced.
@@ -55,6 +59,8 @@ type parts struct {
 	ready    readiness
 	draining atomic.Bool   // takes no new devices and gives away those it has
 	leave    chan struct{} // wakes giveAway; capacity 1
+	retired  atomic.Bool   // it has become a standby and gives its devices to active gateways
+	full     atomic.Bool   // see fullness; written by the heartbeat
 
 	lags      *lags
 	alarms    alarms
@@ -79,7 +85,7 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now()}
+	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now(), stopping: make(chan struct{})}
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -277,15 +283,16 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	p.mesh.Handle(kindRepair, n.onRepair(p))
 	p.mesh.Handle(kindPacket, n.onPacket(p))
 	p.mesh.Handle(kindDatagram, n.onDatagram(p))
+	p.mesh.Handle(kindReach, n.onReach)
 
 	p.sessions.Subscribe(n.onForeign(p))
 	n.store.Subscribe(n.onChange(p))
-	public := n.publicAddress(p)
-	unsaid := n.announceSelf(ctx, p, public)
+	unsaid := n.announceSelf(ctx, p)
 	if unsaid != nil && !errors.Is(unsaid, cluster.ErrReadOnly) {
 		return unsaid
 	}
 	n.live.Store(p)
+	public := n.offers().Public
 
 	if n.cfg.Started != nil {
 		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: came.key, Mesh: p.mesh.Addr(), Public: public})
@@ -308,8 +315,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.comeBack(ctx, p) })
 	g.Go(func() error { return n.trimAudit(ctx) })
 	g.Go(func() error { return n.announce(ctx, p) })
+	g.Go(func() error { return n.runNext(ctx) })
 	if unsaid != nil {
-		g.Go(func() error { return n.announceLater(ctx, p, public) })
+		g.Go(func() error { return n.announceLater(ctx, p) })
 	}
 	g.Go(func() error { return n.becomeReady(ctx, p, came) })
 	return nil
@@ -329,26 +337,10 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 		return nil //nolint:nilerr // the gateway is being stopped
 	}
 	p.ready.joined.Store(true)
+	n.tell(api.Event{Kind: api.EventReady, GatewayID: n.self.String()})
 	n.log.Info("gateway ready", "name", n.name, "cluster", clusterName(came.facts.cluster))
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()
-	}
-	return nil
-}
-
-// announceSelf writes what this gateway says of itself.
-func (n *Node) announceSelf(ctx context.Context, p *parts, public string) error {
-	host, err := os.Hostname()
-	if err != nil {
-		host = ""
-	}
-	err = n.store.PutGateway(ctx, cluster.Gateway{
-		Node: n.self, Name: n.name, Public: public, Mesh: []netip.AddrPort{p.mesh.Addr()},
-		Capacity: n.cfg.Capacity, OS: runtime.GOOS, Arch: runtime.GOARCH, Hostname: host,
-		Version: n.cfg.Version, Started: n.started.UTC().Truncate(time.Second),
-	})
-	if err != nil {
-		return fmt.Errorf("write own entry: %w", err)
 	}
 	return nil
 }
@@ -380,36 +372,4 @@ func (n *Node) book() []netip.AddrPort {
 		}
 	}
 	return out
-}
-
-// chooseName settles what the gateway is called: as it was told, else as it
-// was called before, else by its host, made unique among the gateways known.
-func (n *Node) chooseName() error {
-	if n.name = n.cfg.Name; n.name != "" {
-		return nil
-	}
-	gateways, err := n.store.Gateways()
-	if err != nil {
-		return fmt.Errorf("read gateways: %w", err)
-	}
-	n.name = hostname()
-	for _, g := range gateways {
-		switch {
-		case g.Node == n.self && g.Name != "":
-			n.name = g.Name
-			return nil
-		case g.Node != n.self && g.Name == n.name:
-			n.name += "-" + n.self.String()[:4]
-		}
-	}
-	return nil
-}
-
-// publicAddress is what devices are told: the flag, else the address at which
-// the other gateways see this one.
-func (n *Node) publicAddress(p *parts) string {
-	if n.cfg.Public != "" {
-		return n.cfg.Public
-	}
-	return netip.AddrPortFrom(p.mesh.Addr().Addr(), p.vpn.Port()).String()
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gatemesh/cluster"
@@ -10,7 +11,8 @@ import (
 
 // dirty collects what changed in the store since it was last looked at.
 type dirty struct {
-	mu      sync.Mutex // guards devices
+	own     atomic.Bool // this gateway's entry
+	mu      sync.Mutex  // guards devices
 	devices map[cluster.Key]struct{}
 }
 
@@ -38,7 +40,13 @@ func (d *dirty) take() []cluster.Key {
 // here or another gateway wrote it. It does not block.
 func (n *Node) onChange(p *parts) func([]cluster.Ref) {
 	return func(refs []cluster.Ref) {
+		if n.listened() {
+			n.tellChanges(refs)
+		}
 		for _, r := range refs {
+			if r.Kind == "gateway" && r.ID == n.self.String() {
+				p.dirty.own.Store(true)
+			}
 			if r.Kind != "device" {
 				continue
 			}
@@ -70,6 +78,11 @@ func (n *Node) reconcile(ctx context.Context, p *parts) error {
 		case <-p.changes:
 			if keys := p.dirty.take(); len(keys) > 0 {
 				p.vpn.Refresh(keys...)
+			}
+			if p.dirty.own.CompareAndSwap(true, false) {
+				if err := n.adopt(p); err != nil {
+					n.log.Error("this gateway's own entry", "err", err)
+				}
 			}
 		}
 	}
