@@ -115,8 +115,13 @@ func recordOf(r ref, was, is *entity) Record {
 		rec.Level = AuditAll
 	case kindSetting:
 		rec.Action = "set"
+	case kindToken:
+		rec.Action, name = tokenAction(was, is)
 	case kindAdmission:
 		rec.Action = "admit"
+		if was.get(fieldLeft) == nil && is.get(fieldLeft) != nil {
+			rec.Action = "leave"
+		}
 		if a, ok := admissionOf(r.id(), is); ok {
 			name = a.Name
 		}
@@ -155,7 +160,7 @@ func yesNo(b bool) string {
 }
 
 // publicSettings are those whose values a record may hold.
-var publicSettings = []string{settingPool, settingULA, SettingAuditLevel, SettingAuditDays, SettingMaxInstances}
+var publicSettings = []string{settingPool, settingULA, SettingAuditLevel, SettingAuditDays, SettingMaxInstances, SettingJoins, SettingJoinHosts}
 
 // shown returns a value as a record holds it: "" for none, "set" for what is secret or
 // unknown or no text.

@@ -61,6 +61,7 @@ const (
 	refusedNobody    reason = 8 // nobody here can admit a newcomer
 	refusedPolicy    reason = 9 // proven, but not wanted; the text says why
 	refusedLeaving   reason = 10
+	refusedFailed    reason = 11 // proven, but something went wrong; the text says what
 )
 
 func (r reason) String() string {
@@ -85,6 +86,8 @@ func (r reason) String() string {
 		return "not wanted"
 	case refusedLeaving:
 		return "leaving"
+	case refusedFailed:
+		return "it failed there"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }
@@ -101,8 +104,11 @@ type refusal struct {
 type RefusedError struct {
 	Reason string // in words, at most 256 bytes
 	Hint   string // what to do about it, at most 256 bytes; "" if nothing is known
-	code   reason
-	byUs   bool
+	// Final says that it was decided, by a member that had shown that it is
+	// one: there is no use in trying again. Set by Join.
+	Final bool
+	code  reason
+	byUs  bool
 }
 
 // Error returns the reason.

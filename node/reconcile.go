@@ -48,6 +48,9 @@ func (n *Node) onChange(p *parts) func([]cluster.Ref) {
 				p.dirty.own.Store(true)
 			}
 			if r.Kind != "device" {
+				if r.Kind == "admission" || r.Kind == "setting" {
+					p.recount.Store(true)
+				}
 				continue
 			}
 			if k, err := cluster.ParseKey(r.ID); err == nil {
@@ -75,6 +78,7 @@ func (n *Node) reconcile(ctx context.Context, p *parts) error {
 			return nil
 		case <-tick.C:
 			p.sessions.Expire(n.cfg.Now().Add(-sessionLife))
+			n.countInstances(p)
 		case <-p.changes:
 			if keys := p.dirty.take(); len(keys) > 0 {
 				p.vpn.Refresh(keys...)
@@ -83,6 +87,9 @@ func (n *Node) reconcile(ctx context.Context, p *parts) error {
 				if err := n.adopt(p); err != nil {
 					n.log.Error("this gateway's own entry", "err", err)
 				}
+			}
+			if p.recount.Swap(false) {
+				n.countInstances(p)
 			}
 		}
 	}

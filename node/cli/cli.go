@@ -104,7 +104,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(),
 			syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(), poolCommand(), auditCommand(),
-			keyCommand(), monitorCommand(), doctorCommand(), versionCommand(),
+			tokenCommand(), clusterCommand(), keyCommand(), monitorCommand(), doctorCommand(), versionCommand(),
 		},
 		Action: noCommand,
 
