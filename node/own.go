@@ -81,6 +81,9 @@ func (n *Node) announceSelf(ctx context.Context, p *parts) error {
 	own.Name, own.Public = n.name, n.publicAddress(p)
 	err = n.store.EditGateway(ctx, n.self, func(g *cluster.Gateway) {
 		is, now := settle(n.asked(), own, offerOf(*g), toldBy(*g))
+		if g.Told == "" && n.cfg.Token != nil && n.cfg.Token.Standby {
+			is.Standby = true // whoever made the token wants it; now says that it was not us
+		}
 		text, _ := json.Marshal(now) // a struct of texts and numbers always encodes
 		*g = cluster.Gateway{
 			Node: n.self, Name: is.Name, Public: is.Public, Capacity: is.Capacity, Standby: is.Standby, Told: string(text),

@@ -234,3 +234,31 @@ func TestChangeGateway(t *testing.T) {
 }
 
 func ptr(s string) *string { return &s }
+
+// A gateway that joins by a token for a standby is one, also after a restart without it.
+func TestStandbyByToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 1006)
+		a, s := w.Gateway(1, "a"), w.Gateway(2, "s")
+		a.Start()
+		w.WaitReady(10*time.Second, a)
+		made, err := a.CreateToken(context.Background(), api.NewToken{Standby: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := node.ParseJoinToken(made.Secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Start(func(c *node.Config) { c.Key, c.Token = nil, &token })
+		w.WaitReady(10*time.Second, a, s)
+		for range 2 {
+			if r := role(t, a, "s"); r.Role != api.Standby {
+				t.Errorf("%+v", r)
+			}
+			s.Stop()
+			s.Start()
+			w.WaitReady(10*time.Second, a, s)
+		}
+	})
+}
