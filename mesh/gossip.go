@@ -277,7 +277,7 @@ func (m *Mesh) learn(n gossipNode, member serf.Member) *link {
 		}
 	}
 	p.touch(time.Now())
-	if !known && p.link == nil && !p.up {
+	if !known && p.link == nil && !p.up && !p.down {
 		delete(m.peers, n.id)
 	}
 	return l
@@ -299,7 +299,11 @@ func (m *Mesh) learnAddr(p *peer, member serf.Member) {
 	}
 	if p.link == nil {
 		p.addr = a
-		p.next = time.Time{} // it is there: dial by the rules of a new one
+		if p.down {
+			m.rouse(p, time.Now())
+		} else {
+			p.next = time.Time{} // it is there: dial by the rules of a new one
+		}
 	}
 	p.learn(a, false)
 }

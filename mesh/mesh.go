@@ -94,7 +94,8 @@ func New(cfg Config) (*Mesh, error) {
 	if !m.addr.IsValid() {
 		m.addr = netip.AddrPortFrom(m.advertised(), p.number())
 	}
-	m.transport = newTransport(p, m.addr)
+	m.transport = newTransport(p, m.addr, label(cfg.Cluster), m.heardFrom)
+	p.gate.familiar = m.peerAt
 	return m, nil
 }
 

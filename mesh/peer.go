@@ -40,9 +40,12 @@ type peer struct {
 	asked   time.Time   // when witnesses were asked; zero: they were not
 	replies map[ID]bool // of witnesses, by whether they hear it
 
-	dialing bool
-	backoff time.Duration
-	next    time.Time // when to dial again
+	fell     time.Time // when Down was told; counts while down
+	dials    int       // under way
+	roused   bool      // a dial is wanted beside one that is under way
+	rousedAt time.Time
+	backoff  time.Duration
+	next     time.Time // when to dial again
 }
 
 // status derives what others are told of p.
@@ -110,6 +113,18 @@ func (m *Mesh) peer(id ID) *peer {
 	return p
 }
 
+// peerAt says whether a peer that was linked once may be at a.
+func (m *Mesh) peerAt(a netip.Addr) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.peers {
+		if p.key != nil && slices.ContainsFunc(p.addrs, func(b netip.AddrPort) bool { return b.Addr() == a }) {
+			return true
+		}
+	}
+	return false
+}
+
 // install makes l the link to its peer. It says false if l must go: because
 // the existing link is to be kept, or we are leaving.
 func (m *Mesh) install(l *link) bool {
@@ -142,13 +157,17 @@ func (m *Mesh) install(l *link) bool {
 	if len(m.who) < maxWho { // so that it is not dialed for another, at the cost of this link
 		m.who[listens] = p.id
 	}
-	p.link, p.synced, p.left, p.down = l, false, false, false
+	wasDown := p.down
+	p.link, p.synced, p.left, p.down, p.roused = l, false, false, false, false
 	p.heard, p.asked, p.backoff, p.next = now, time.Time{}, 0, time.Time{}
 	p.rtt = l.rtt
 	p.touch(now)
 	if !p.up {
 		p.up = true
 		m.note(Up, p)
+	}
+	if wasDown {
+		m.rouseAll(now)
 	}
 	m.mu.Unlock()
 	if old != nil {
@@ -190,9 +209,11 @@ func (m *Mesh) fall(p *peer, k EventKind) *link {
 	}
 	p.up, p.link, p.synced, p.asked = false, nil, false, time.Time{}
 	p.down, p.left = k == Down, k == Left
-	p.next = time.Now().Add(retryMax)
-	p.touch(time.Now())
+	now := time.Now()
+	p.fell, p.next = now, now.Add(beatInterval)
+	p.touch(now)
 	m.note(k, p)
+	wake(m.due)
 	return l
 }
 

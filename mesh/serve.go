@@ -14,10 +14,15 @@ func (m *Mesh) serve(ctx context.Context, s *stranger) {
 		s.Close()
 		return
 	}
-	if first != tlsHandshake {
+	if first == hasLabel {
 		m.transport.take(s)
 		return
 	}
+	if first != tlsHandshake || !m.port.gate.pace(ctx, s) {
+		s.Close()
+		return
+	}
+	s.limit(helloBytes)
 	w, err := m.self.handshake(ctx, s, false, protoLink, protoJoin)
 	if err != nil {
 		m.log.Debug("connection refused", "from", s.from, "err", err)
