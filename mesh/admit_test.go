@@ -105,7 +105,7 @@ func TestOtherClustersDoNotMix(t *testing.T) {
 func joining(n *meshtest.Network, name string, i int) (mesh.JoinConfig, *history) {
 	s := newHistory(name)
 	return mesh.JoinConfig{
-		Key: key(name), ClusterKey: [32]byte{3}, Name: name, Version: "v7",
+		Key: key(name), Credential: mesh.Credential{Secret: [32]byte{3}}, Name: name, Version: "v7",
 		Network: n.Host(meshtest.Addr(i)), State: s, Log: testLog(name),
 	}, s
 }
@@ -152,18 +152,18 @@ func TestJoinRefused(t *testing.T) {
 		c := start(t, n, "c", 3, func(c *mesh.Config) {
 			c.Welcome = func(context.Context, mesh.Newcomer) ([]byte, error) { return nil, mesh.ErrNotMember }
 		})
-		d := start(t, n, "d", 4, func(c *mesh.Config) { c.ClusterKey = nil })
+		d := start(t, n, "d", 4, func(c *mesh.Config) { c.Secrets = nil })
 		a.state.add([]byte("secret"))
 
 		cfg, state := joining(n, "e", 5)
-		cfg.ClusterKey = [32]byte{4}
+		cfg.Credential.Secret = [32]byte{4}
 		if _, _, err := mesh.Join(t.Context(), cfg, a.addr()); !errors.Is(err, mesh.ErrWrongKey) {
 			t.Errorf("wrong key: %v", err)
 		}
 		if welcomes != 0 || state.total() != 0 {
 			t.Error("a wrong key is welcome")
 		}
-		cfg.ClusterKey = [32]byte{3}
+		cfg.Credential.Secret = [32]byte{3}
 		var no *mesh.RefusedError
 		if _, _, err := mesh.Join(t.Context(), cfg, a.addr()); !errors.As(err, &no) || !strings.Contains(no.Reason, "3 of 3") {
 			t.Errorf("policy: %v", err)
@@ -196,7 +196,7 @@ func TestJoinAtAnImpostor(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		n := meshtest.NewNetwork(1)
 		a := start(t, n, "a", 1, func(c *mesh.Config) {
-			c.ClusterKey = func() [32]byte { return [32]byte{9} }
+			c.Secrets = keys([32]byte{9})
 			c.Welcome = func(context.Context, mesh.Newcomer) ([]byte, error) { return nil, nil }
 		})
 		cfg, _ := joining(n, "b", 2)

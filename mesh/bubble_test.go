@@ -61,9 +61,9 @@ func build(t *testing.T, n *meshtest.Network, name string, i int, change ...func
 	g := &gateway{t: t, net: n, host: meshtest.Addr(i), key: key(name), state: newHistory(name), ended: make(chan error, 1)}
 	g.cfg = mesh.Config{
 		Key: g.key, Name: name, Version: "test", Cluster: [16]byte{1}, GossipKey: [32]byte{2},
-		ClusterKey: func() [32]byte { return [32]byte{3} },
-		Network:    n.Host(g.host),
-		States:     map[string]mesh.State{"config": g.state},
+		Secrets: keys([32]byte{3}),
+		Network: n.Host(g.host),
+		States:  map[string]mesh.State{"config": g.state},
 		Events: func(e mesh.Event) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
@@ -103,6 +103,11 @@ func start(t *testing.T, n *meshtest.Network, name string, i int, change ...func
 	g := build(t, n, name, i, change...)
 	g.launch()
 	return g
+}
+
+// keys are the cluster keys that newcomers may prove.
+func keys(some ...[32]byte) func(string, []byte) ([][32]byte, error) {
+	return func(string, []byte) ([][32]byte, error) { return some, nil }
 }
 
 func addrs(list ...*gateway) []netip.AddrPort {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // DefaultListen is the port of the mesh.
@@ -23,9 +24,11 @@ type Config struct {
 	Cluster   [16]byte // which cluster this is
 	GossipKey [32]byte // outer wrapper of serf's packets
 
-	// ClusterKey returns what newcomers must prove. It is called at each
-	// attempt. Nil: nobody joins here.
-	ClusterKey func() [32]byte
+	// Secrets returns what a newcomer must prove one of that names a
+	// credential. It is called at each attempt, by newcomers that have proven
+	// nothing: id is theirs, at most 4 KiB. An error is told to them with its
+	// text, see RefusedError. Nil: nobody joins here.
+	Secrets func(kind string, id []byte) ([][32]byte, error)
 
 	Listen    string         // [host]:port for TCP and UDP; "" means DefaultListen
 	Advertise netip.AddrPort // where others reach us; zero: chosen by New
@@ -42,9 +45,9 @@ type Config struct {
 	Admit   func(peer ed25519.PublicKey, voucher []byte) error
 	Voucher []byte // ours; at most 4 KiB
 
-	// Welcome records, durably, that a newcomer which has proven the cluster
-	// key is admitted, and returns bytes for it, at most 64 KiB. An error is
-	// told to the newcomer; ErrNotMember means that we are not in a position
+	// Welcome records, durably, that a newcomer which has proven its credential
+	// is admitted, and returns bytes for it, at most 64 KiB. An error is
+	// told to the newcomer, see RefusedError; ErrNotMember means that we are not in a position
 	// to admit anybody. Nil: the same.
 	Welcome func(ctx context.Context, n Newcomer) ([]byte, error)
 
@@ -64,11 +67,14 @@ type Config struct {
 	Log *slog.Logger // nil means slog.Default
 }
 
-// Newcomer has proven the cluster key and wants to become a member.
+// Newcomer has proven a credential and wants to become a member.
 type Newcomer struct {
 	Key           ed25519.PublicKey
 	Name, Version string
 	Addr          netip.AddrPort // from which it called
+	Kind          string         // of the credential
+	ID            []byte         // of the credential
+	Time          time.Time      // what its clock showed when it called; zero: it did not say
 }
 
 func (c Config) withDefaults() (Config, error) {

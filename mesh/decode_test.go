@@ -61,8 +61,11 @@ func FuzzStrangersFrames(f *testing.F) {
 		Class: classControl, Addr: netip.MustParseAddrPort("192.0.2.1:7946"), Boot: 7, Link: make([]byte, 16),
 		States: []string{"config"},
 	})))
-	f.Add(body(encode(kindRefuse, refusal{refusedPolicy, "because"})))
-	f.Add(body(encode(kindProof, joinHello{1, 1, "n", "v", make([]byte, 32)})))
+	f.Add(body(encode(kindRefuse, refusal{refusedPolicy, "because", "do this"})))
+	f.Add(body(encode(kindProof, joinHello{ProtoMin: 1, ProtoMax: 1, Name: "n", Version: "v", Proof: make([]byte, 32)})))
+	f.Add(body(encode(kindProof, joinHello{
+		ProtoMin: 1, ProtoMax: 1, Proof: make([]byte, 32), Kind: CredentialToken, ID: []byte("claims"), Time: 1,
+	})))
 	f.Add(body(encode(kindProof, joinProof{make([]byte, 32)})))
 	f.Add(body(encode(kindWelcome, welcome{[]byte("w")})))
 	f.Add([]byte{0xa1, 0x01, 0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}) // a string without end
@@ -78,10 +81,10 @@ func FuzzStrangersFrames(f *testing.F) {
 			}
 		}
 		var no *RefusedError
-		if err := parseRefusal(b); err == nil || errors.As(err, &no) && len(no.Reason) > maxReason+100 {
+		if err := parseRefusal(b); err == nil || errors.As(err, &no) && len(no.Reason)+len(no.Hint) > 2*maxReason+100 {
 			t.Fatalf("refusal %v", err)
 		}
-		if h, err := parseJoinHello(b); err == nil && (len(h.Proof) != 32 || len(h.Name) > maxNameLen) {
+		if h, err := parseJoinHello(b); err == nil && (len(h.Proof) != 32 || len(h.Name) > maxNameLen || len(h.Kind) > maxNameLen || len(h.ID) > maxCredential) {
 			t.Fatalf("%+v", h)
 		}
 		if p, err := parseJoinProof(b); err == nil && len(p.Proof) != 32 {

@@ -3,7 +3,6 @@ package mesh
 import (
 	"fmt"
 	"net/netip"
-	"unicode/utf8"
 )
 
 // The versions of the protocol that this code speaks.
@@ -100,11 +99,14 @@ func (r reason) String() string {
 type refusal struct {
 	Code reason `cbor:"1,keyasint"`
 	Text string `cbor:"2,keyasint,omitempty"`
+	Hint string `cbor:"3,keyasint,omitempty"`
 }
 
-// RefusedError says that the other side would not have us.
+// RefusedError says that the other side would not have us. Returned by
+// Config.Secrets or Config.Welcome, it is told as it is.
 type RefusedError struct {
-	Reason string // in words
+	Reason string // in words, at most 256 bytes
+	Hint   string // what to do about it, at most 256 bytes; "" if nothing is known
 	code   reason
 }
 
@@ -117,11 +119,14 @@ func parseRefusal(body []byte) error {
 	if err := decode(body, &r); err != nil {
 		return err
 	}
-	if len(r.Text) > maxReason || !utf8.ValidString(r.Text) {
+	if len(r.Text) > maxReason || len(r.Hint) > maxReason {
 		return fmt.Errorf("%w: refusal out of bounds", errFrame)
 	}
-	e := &RefusedError{Reason: r.Code.String(), code: r.Code}
-	if r.Text != "" {
+	e := &RefusedError{Reason: r.Code.String(), Hint: r.Hint, code: r.Code}
+	switch {
+	case r.Text != "" && r.Code == refusedPolicy:
+		e.Reason = r.Text
+	case r.Text != "":
 		e.Reason += ": " + r.Text
 	}
 	return e

@@ -152,9 +152,23 @@ func (w *wire) read(limit int, timeout time.Duration) (kind, []byte, error) {
 
 // refuse tells the other side why not and closes.
 func (w *wire) refuse(code reason, text string) {
+	w.refuseWith(refusal{Code: code, Text: clipText(text, maxReason)})
+}
+
+// refuseFor refuses with the text of err, and the hint if it has one.
+func (w *wire) refuseFor(err error) {
+	text, hint := err.Error(), ""
+	var no *RefusedError
+	if errors.As(err, &no) {
+		text, hint = no.Reason, no.Hint
+	}
+	w.refuseWith(refusal{Code: refusedPolicy, Text: clipText(text, maxReason), Hint: clipText(hint, maxReason)})
+}
+
+func (w *wire) refuseWith(r refusal) {
 	// The refusal is a courtesy: if it does not arrive, the end of the
 	// connection says the same.
-	_ = w.write(time.Second, encode(kindRefuse, refusal{code, clipText(text, maxReason)}))
+	_ = w.write(time.Second, encode(kindRefuse, r))
 	w.finish()
 }
 

@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
@@ -23,7 +22,11 @@ const (
 
 // Errors of Join.
 var (
+	// ErrWrongKey says that one side does not know the other's secret.
 	ErrWrongKey = errors.New("the cluster there has another key")
+	// ErrWrongMember says that who answers is not the one that
+	// Credential.Member names. It was sent nothing.
+	ErrWrongMember = errors.New("another gateway answers there")
 	// ErrNotMember says that nobody there can admit a newcomer. Config.Welcome
 	// returns it, too.
 	ErrNotMember = errors.New("nobody there can admit a newcomer")
@@ -32,12 +35,13 @@ var (
 // JoinConfig is what a newcomer joins with.
 type JoinConfig struct {
 	Key        ed25519.PrivateKey // ours; it is what will be admitted
-	ClusterKey [32]byte           // is proven, never sent
+	Credential Credential
 	Name       string
 	Version    string
-	Network    Network      // nil means System
-	State      State        // is given the whole "config"
-	Log        *slog.Logger // nil means slog.Default
+	Now        func() time.Time // what our clock shows, for the member; nil means time.Now
+	Network    Network          // nil means System
+	State      State            // is given the whole "config"
+	Log        *slog.Logger     // nil means slog.Default
 }
 
 // joinHello is the body of the newcomer's kindProof.
@@ -47,6 +51,9 @@ type joinHello struct {
 	Name     string `cbor:"3,keyasint,omitempty"`
 	Version  string `cbor:"4,keyasint,omitempty"`
 	Proof    []byte `cbor:"5,keyasint"`
+	Kind     string `cbor:"6,keyasint,omitempty"` // of the credential; "" is CredentialKey
+	ID       []byte `cbor:"7,keyasint,omitempty"` // of the credential
+	Time     int64  `cbor:"8,keyasint,omitempty"` // of the newcomer's clock, Unix milliseconds; 0: not told
 }
 
 // joinProof is the body of the member's kindProof.
@@ -64,7 +71,8 @@ func parseJoinHello(body []byte) (joinHello, error) {
 	if err := decode(body, &h); err != nil {
 		return joinHello{}, err
 	}
-	if len(h.Name) > maxNameLen || len(h.Version) > maxNameLen || len(h.Proof) != sha256.Size || h.ProtoMin > h.ProtoMax {
+	if len(h.Name) > maxNameLen || len(h.Version) > maxNameLen || len(h.Proof) != sha256.Size || h.ProtoMin > h.ProtoMax ||
+		len(h.Kind) > maxNameLen || len(h.ID) > maxCredential {
 		return joinHello{}, fmt.Errorf("%w: proof out of bounds", errFrame)
 	}
 	return h, nil
@@ -92,44 +100,23 @@ func parseWelcome(body []byte) (welcome, error) {
 	return w, nil
 }
 
-// Labels of the proofs: neither side can send back what it got.
-const (
-	labelNewcomer = "gatemesh join newcomer v1"
-	labelMember   = "gatemesh join member v1"
-)
-
-// prove returns the proof of the cluster key by the side that label names,
-// over this one connection: an HMAC-SHA256 of TLS's exporter (RFC 8446
-// section 7.5, RFC 9266) and both node keys. Who sits between two connections
-// has two exporters.
-func prove(w *wire, clusterKey [32]byte, label string, newcomer, member ed25519.PublicKey) ([]byte, error) {
-	state := w.conn.ConnectionState()
-	exporter, err := state.ExportKeyingMaterial("EXPORTER-gatemesh-join", nil, 32)
-	if err != nil {
-		return nil, fmt.Errorf("export keying material: %w", err)
-	}
-	key, err := hkdf.Key(sha256.New, clusterKey[:], nil, label, sha256.Size)
-	if err != nil {
-		return nil, fmt.Errorf("derive proof key: %w", err)
-	}
-	mac := hmac.New(sha256.New, key)
-	mac.Write(exporter)
-	mac.Write(newcomer)
-	mac.Write(member)
-	return mac.Sum(nil), nil
-}
-
-// Join asks the member at addr to admit us: proves the cluster key to it, has
+// Join asks the member at addr to admit us: proves the credential to it, has
 // it proven, and merges the whole of its "config" into cfg.State. It returns
 // what the member's Config.Welcome gave, and the local address from which it
-// was reached. Errors: ErrWrongKey, ErrNotMember, *RefusedError, those of the
-// network wrapped, and those of cfg.State. After an error the State may hold
+// was reached. Errors: ErrWrongKey, ErrWrongMember, ErrNotMember, *RefusedError, those
+// of the network wrapped, and those of cfg.State. After an error the State may hold
 // a part; joining again completes it.
 func Join(ctx context.Context, cfg JoinConfig, addr netip.AddrPort) ([]byte, netip.Addr, error) {
 	if cfg.Network == nil {
 		cfg.Network = System
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	self, err := newIdentity(cfg.Key)
+	if err == nil {
+		cfg.Credential, err = cfg.Credential.withDefaults()
+	}
 	if err != nil {
 		return nil, netip.Addr{}, err
 	}
@@ -155,17 +142,26 @@ func Join(ctx context.Context, cfg JoinConfig, addr netip.AddrPort) ([]byte, net
 }
 
 func (cfg JoinConfig) join(w *wire, self identity) ([]byte, error) {
-	proof, err := prove(w, cfg.ClusterKey, labelNewcomer, self.public(), w.key)
+	c := cfg.Credential
+	if !c.pinned(w.key) {
+		return nil, ErrWrongMember
+	}
+	proof, err := c.prove(w, newcomerSide, self.public(), w.key)
 	if err != nil {
 		return nil, err
 	}
-	expected, err := prove(w, cfg.ClusterKey, labelMember, self.public(), w.key)
+	expected, err := c.prove(w, memberSide, self.public(), w.key)
 	if err != nil {
 		return nil, err
 	}
-	err = w.write(joinStep, encode(kindProof, joinHello{
+	ours := joinHello{
 		ProtoMin: protoMin, ProtoMax: protoMax, Name: clip(cfg.Name), Version: clip(cfg.Version), Proof: proof,
-	}))
+		ID: c.ID, Time: cfg.Now().UnixMilli(),
+	}
+	if c.Kind != CredentialKey {
+		ours.Kind = c.Kind
+	}
+	err = w.write(joinStep, encode(kindProof, ours))
 	if err != nil {
 		return nil, fmt.Errorf("send proof: %w", err)
 	}

@@ -31,12 +31,12 @@ func onLoopback(t *testing.T, name string) (*mesh.Mesh, *history) {
 	h := newHistory(name)
 	m, err := mesh.New(mesh.Config{
 		Key: key(name), Name: name, Cluster: [16]byte{1}, GossipKey: [32]byte{2},
-		ClusterKey: func() [32]byte { return [32]byte{3} },
-		Welcome:    func(context.Context, mesh.Newcomer) ([]byte, error) { return []byte("hi"), nil },
-		Listen:     "127.0.0.1:0",
-		States:     map[string]mesh.State{"config": h},
-		Beat:       func() []byte { return []byte("load of " + name) },
-		Log:        testLog(name),
+		Secrets: keys([32]byte{3}),
+		Welcome: func(context.Context, mesh.Newcomer) ([]byte, error) { return []byte("hi"), nil },
+		Listen:  "127.0.0.1:0",
+		States:  map[string]mesh.State{"config": h},
+		Beat:    func() []byte { return []byte("load of " + name) },
+		Log:     testLog(name),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -90,12 +90,12 @@ func TestSystemNetwork(t *testing.T) {
 
 	d := newHistory("d")
 	data, local, err := mesh.Join(t.Context(), mesh.JoinConfig{
-		Key: key("d"), ClusterKey: [32]byte{3}, Name: "d", State: d, Log: testLog("d"),
+		Key: key("d"), Credential: mesh.Credential{Secret: [32]byte{3}}, Name: "d", State: d, Log: testLog("d"),
 	}, b.Addr())
 	if err != nil || string(data) != "hi" || !equal(d, ha) || local != netip.MustParseAddr("127.0.0.1") {
 		t.Errorf("join: %q, %v, %v", data, local, err)
 	}
-	_, _, err = mesh.Join(t.Context(), mesh.JoinConfig{Key: key("d"), ClusterKey: [32]byte{4}, State: d}, b.Addr())
+	_, _, err = mesh.Join(t.Context(), mesh.JoinConfig{Key: key("d"), Credential: mesh.Credential{Secret: [32]byte{4}}, State: d}, b.Addr())
 	if !errors.Is(err, mesh.ErrWrongKey) {
 		t.Errorf("wrong key: %v", err)
 	}

@@ -2,12 +2,12 @@ package mesh
 
 import (
 	"context"
-	"crypto/hmac"
 	"errors"
 	"fmt"
+	"time"
 )
 
-// serveJoin lets a newcomer in that proves the cluster key.
+// serveJoin lets a newcomer in that proves what it names.
 func (m *Mesh) serveJoin(ctx context.Context, s *stranger, w *wire) error {
 	k, body, err := w.read(helloLimit, handshakeTimeout)
 	if err != nil {
@@ -24,21 +24,30 @@ func (m *Mesh) serveJoin(ctx context.Context, s *stranger, w *wire) error {
 		w.refuse(refusedVersion, "")
 		return nil
 	}
-	if m.cfg.ClusterKey == nil {
+	if m.cfg.Secrets == nil {
 		w.refuse(refusedNobody, "")
 		return nil
 	}
-	clusterKey := m.cfg.ClusterKey()
-	expected, err := prove(w, clusterKey, labelNewcomer, w.key, m.self.public())
+	c, err := Credential{Kind: theirs.Kind, ID: theirs.ID}.withDefaults()
 	if err != nil {
 		return err
 	}
-	if !hmac.Equal(theirs.Proof, expected) {
-		m.log.Warn("join refused: another cluster key", "from", s.from, "name", theirs.Name)
+	secrets, err := m.cfg.Secrets(c.Kind, c.ID)
+	if err != nil {
+		m.log.Warn("join refused", "from", s.from, "name", theirs.Name, "kind", c.Kind, "err", err)
+		w.refuseFor(err)
+		return nil
+	}
+	c, ok, err := c.proven(w, secrets, theirs.Proof, w.key, m.self.public())
+	if err != nil {
+		return err
+	}
+	if !ok {
+		m.log.Warn("join refused: another cluster key", "from", s.from, "name", theirs.Name, "kind", c.Kind)
 		w.refuse(refusedProof, "")
 		return nil
 	}
-	proof, err := prove(w, clusterKey, labelMember, w.key, m.self.public())
+	proof, err := c.prove(w, memberSide, w.key, m.self.public())
 	if err != nil {
 		return err
 	}
@@ -46,7 +55,13 @@ func (m *Mesh) serveJoin(ctx context.Context, s *stranger, w *wire) error {
 		return fmt.Errorf("send proof: %w", err)
 	}
 	s.known()
-	return m.welcome(ctx, w, Newcomer{Key: w.key, Name: theirs.Name, Version: theirs.Version, Addr: s.from})
+	n := Newcomer{
+		Key: w.key, Name: theirs.Name, Version: theirs.Version, Addr: s.from, Kind: c.Kind, ID: c.ID,
+	}
+	if theirs.Time != 0 {
+		n.Time = time.UnixMilli(theirs.Time).UTC()
+	}
+	return m.welcome(ctx, w, n)
 }
 
 // welcome has a newcomer admitted and gives it what it needs.
@@ -65,7 +80,7 @@ func (m *Mesh) welcome(ctx context.Context, w *wire, n Newcomer) error {
 		w.refuse(refusedNobody, "")
 		return nil
 	case err != nil:
-		w.refuse(refusedPolicy, err.Error())
+		w.refuseFor(err)
 		return fmt.Errorf("welcome %s: %w", IDOf(n.Key), err)
 	}
 	if err := w.write(joinStep, encode(kindWelcome, welcome{data})); err != nil {

@@ -206,7 +206,7 @@ func (n *Node) joinAny(ctx context.Context, addrs []netip.AddrPort) ([]netip.Add
 			})
 			defer limit.Stop()
 			_, _, results[i] = mesh.Join(mine, mesh.JoinConfig{
-				Key: n.key, ClusterKey: *n.cfg.Key, Name: n.name, Version: n.cfg.Version,
+				Key: n.key, Credential: mesh.Credential{Secret: *n.cfg.Key}, Name: n.name, Version: n.cfg.Version, Now: n.cfg.Now,
 				Network: n.cfg.Network, State: &handover{n.store, &chosen, me}, Log: n.log.With("component", "mesh"),
 			}, addr)
 			if results[i] == nil {

@@ -235,8 +235,8 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	}
 	p.mesh, err = mesh.New(mesh.Config{
 		Key: n.key, Name: n.name, Cluster: came.cluster, GossipKey: came.gossip,
-		ClusterKey: func() [32]byte { return came.key },
-		Listen:     n.cfg.Mesh, Network: n.cfg.Network,
+		Secrets: n.secrets,
+		Listen:  n.cfg.Mesh, Network: n.cfg.Network,
 		States:  map[string]mesh.State{"config": n.store, "sessions": p.sessions},
 		Admit:   func(k ed25519.PublicKey, voucher []byte) error { return n.admit(came.facts, k, voucher) },
 		Voucher: admission.Statement,
