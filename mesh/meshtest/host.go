@@ -115,6 +115,7 @@ func (h *Host) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	} else {
 		var theirs *conn
 		c, theirs = n.connect(h, netip.AddrPortFrom(h.addr, h.next()), other, to)
+		n.dials++
 		l.queue <- theirs // there is room, and nobody else sends without n.mu
 	}
 	n.mu.Unlock()

@@ -21,6 +21,7 @@ type Network struct {
 	gone    map[netip.Addr]bool // vanished
 	pipes   map[*pipe]bool
 	lan     lan
+	dials   int // that reached a listener
 }
 
 type direction struct{ from, to netip.Addr }
@@ -47,6 +48,13 @@ func (n *Network) Loss(p float64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.loss = p
+}
+
+// Dials returns how many connections were made so far.
+func (n *Network) Dials() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials
 }
 
 // Host starts a host at addr: one process's view of the network. A host that
