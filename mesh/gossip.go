@@ -67,11 +67,13 @@ func (m *Mesh) gossipConfig(events chan<- serf.Event) (*serf.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gossip key: %w", err)
 	}
+	addr, boot := m.place()
+	m.transport.advertise = addr
 	logger := log.New(&gossipLog{log: m.log}, "", 0)
 	ml := memberlist.DefaultLANConfig()
 	ml.Transport = m.transport
 	ml.Label = label(m.cfg.Cluster)
-	ml.BindPort = int(m.addr.Port())
+	ml.BindPort = int(addr.Port())
 	ml.Keyring = keyring
 	ml.ProbeInterval = 500 * time.Millisecond
 	ml.ProbeTimeout = 250 * time.Millisecond
@@ -83,8 +85,8 @@ func (m *Mesh) gossipConfig(events chan<- serf.Event) (*serf.Config, error) {
 	ml.Logger = logger
 
 	c := serf.DefaultConfig()
-	c.NodeName = nodeName(m.self.id, m.boot)
-	c.Tags = map[string]string{tagName: m.cfg.Name, tagAddr: m.addr.String()}
+	c.NodeName = nodeName(m.self.id, boot)
+	c.Tags = map[string]string{tagName: m.cfg.Name, tagAddr: addr.String()}
 	c.EventCh = events
 	c.MemberlistConfig = ml
 	c.Logger = logger
@@ -128,8 +130,22 @@ func (o supersededTimeout) ReconnectTimeout(member *serf.Member, timeout time.Du
 	return timeout
 }
 
-// runGossip works as a node of serf until ctx ends.
+// runGossip works as a node of serf until ctx ends, as another one from when
+// our address has changed.
 func (m *Mesh) runGossip(ctx context.Context) error {
+	release := context.AfterFunc(ctx, m.transport.stop)
+	defer release()
+	for ctx.Err() == nil {
+		if err := m.gossip(ctx); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// gossip works as one node of serf.
+func (m *Mesh) gossip(ctx context.Context) error {
+	m.forgetGossip()
 	// serf sends events under its locks. The buffer is for those that come
 	// after we have stopped to listen.
 	events := make(chan serf.Event, 1024)
@@ -151,13 +167,13 @@ func (m *Mesh) runGossip(ctx context.Context) error {
 				m.join(s, a)
 			case left := <-m.leaves:
 				left <- s.Leave()
+			case <-m.relocated:
+				return
 			case <-ctx.Done():
 				return
 			}
 		}
 	})
-	release := context.AfterFunc(ctx, m.transport.stop)
-	defer release()
 	for {
 		select {
 		case e := <-events:
@@ -172,7 +188,17 @@ func (m *Mesh) runGossip(ctx context.Context) error {
 	if err := s.Shutdown(); err != nil {
 		return fmt.Errorf("stop serf: %w", err)
 	}
-	return ctx.Err()
+	return nil
+}
+
+// forgetGossip drops what another node of ours knew: a new one begins alone.
+func (m *Mesh) forgetGossip() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.nodes)
+	for _, p := range m.peers {
+		p.serf = gossipUnknown
+	}
 }
 
 // join makes serf exchange its state with the member at a.

@@ -2,8 +2,6 @@ package mesh
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,8 +17,6 @@ import (
 type Mesh struct {
 	cfg       Config
 	self      identity
-	boot      uint64 // of this process; part of our name in serf
-	addr      netip.AddrPort
 	port      *port
 	transport *transport
 	log       *slog.Logger
@@ -35,11 +31,14 @@ type Mesh struct {
 	moved     chan struct{}         // buffered 1: remote data was merged
 	told      chan struct{}         // buffered 1: events are queued
 	testified chan struct{}         // buffered 1: a witness has answered
+	relocated chan struct{}         // buffered 1: serf must start anew
 
 	run   func(func())  // starts a goroutine of Run; set once by Run, called by its goroutines
 	ended chan struct{} // closed when Run has returned
 
-	mu      sync.Mutex // guards the fields below
+	mu      sync.Mutex     // guards the fields below
+	addr    netip.AddrPort // at which others reach us
+	boot    uint64         // of this process, another one when addr has changed; part of our name in serf
 	state   runState
 	stop    context.CancelFunc // ends Run
 	leaving bool               // said goodbye: no link is made any more
@@ -69,8 +68,8 @@ func New(cfg Config) (*Mesh, error) {
 	if err != nil {
 		return nil, err
 	}
-	var boot [8]byte
-	if _, err := rand.Read(boot[:]); err != nil {
+	boot, err := newBoot()
+	if err != nil {
 		return nil, fmt.Errorf("draw boot id: %w", err)
 	}
 	p, err := openPort(cfg.Network, cfg.Listen, cfg.Log)
@@ -78,11 +77,11 @@ func New(cfg Config) (*Mesh, error) {
 		return nil, err
 	}
 	m := &Mesh{
-		cfg: cfg, self: self, boot: binary.BigEndian.Uint64(boot[:]), port: p, log: cfg.Log,
+		cfg: cfg, self: self, boot: boot, port: p, log: cfg.Log,
 		names: slices.Sorted(maps.Keys(cfg.States)), handlers: map[string]Handler{},
 		merges: map[string]chan struct{}{}, leaves: make(chan chan error),
 		wanted: make(chan []netip.AddrPort, 16), due: make(chan struct{}, 1),
-		joins: make(chan netip.AddrPort, 64), moved: make(chan struct{}, 1), told: make(chan struct{}, 1), testified: make(chan struct{}, 1),
+		joins: make(chan netip.AddrPort, 64), moved: make(chan struct{}, 1), told: make(chan struct{}, 1), testified: make(chan struct{}, 1), relocated: make(chan struct{}, 1),
 		ended: make(chan struct{}),
 		peers: map[ID]*peer{}, nodes: map[string]gossipNode{},
 		who: map[netip.AddrPort]ID{}, dialing: map[netip.AddrPort]int{},
@@ -118,7 +117,11 @@ func (m *Mesh) advertised() netip.Addr {
 }
 
 // Addr returns the address at which others reach us.
-func (m *Mesh) Addr() netip.AddrPort { return m.addr }
+// It may change while the mesh runs.
+func (m *Mesh) Addr() netip.AddrPort {
+	addr, _ := m.place()
+	return addr
+}
 
 // ID returns our own.
 func (m *Mesh) ID() ID { return m.self.id }
@@ -145,6 +148,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	g.Go(func() error { return m.pulse(inner) })
 	g.Go(func() error { return m.reach(inner) })
 	g.Go(func() error { return m.spread(inner) })
+	g.Go(func() error { return m.follow(inner) })
 	for _, name := range m.names {
 		g.Go(func() error { return m.push(inner, name) })
 	}

@@ -21,6 +21,8 @@ type Network interface {
 	// the zero Addr it returns the one by which others most likely reach this
 	// host. The result is the zero Addr if there is none.
 	Source(to netip.Addr) netip.Addr
+	// Local says whether a is an address of this host.
+	Local(a netip.Addr) bool
 }
 
 // System is the operating system's network.
@@ -57,6 +59,22 @@ func (s system) Source(to netip.Addr) netip.Addr {
 		}
 	}
 	return firstPrivate()
+}
+
+// Local looks through the interfaces.
+func (system) Local(a netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return true // not known: nothing follows
+	}
+	for _, n := range addrs {
+		if n, ok := n.(*net.IPNet); ok {
+			if ip, _ := netip.AddrFromSlice(n.IP); ip.Unmap() == a {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func routeTo(to netip.Addr) netip.Addr {

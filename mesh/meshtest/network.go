@@ -111,6 +111,23 @@ func (n *Network) Kill(addr netip.Addr) {
 	}
 }
 
+// Move gives a host another address, which nobody has. Its process lives on;
+// what it listens on listens there, and its connections are dead, of which
+// neither side is told.
+func (n *Network) Move(from, to netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h := n.hosts[from]
+	if h == nil || n.hosts[to] != nil {
+		panic(fmt.Sprintf("move %v to %v", from, to))
+	}
+	delete(n.hosts, from)
+	n.hosts[to], h.addr = h, to
+	for p := range n.pipes {
+		p.stale = p.stale || p.from == h || p.to == h
+	}
+}
+
 // Vanish takes a host off the network without a word: nothing reaches it or
 // comes from it. It does not notice.
 func (n *Network) Vanish(addr netip.Addr) {

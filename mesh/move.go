@@ -1,0 +1,87 @@
+package mesh
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"time"
+)
+
+const (
+	moveInterval = time.Second     // how often our own address is looked at
+	movePatience = 3 * time.Second // that it must be gone: a card that is set up anew has none for a moment
+)
+
+var errMoved = errors.New("our address has changed")
+
+// follow looks whether our own address is still there, unless it was given,
+// until ctx ends. When it is gone we go on under another one as if we were a
+// new process: to the others that is what it looks like, whose links and
+// packets went nowhere meanwhile.
+func (m *Mesh) follow(ctx context.Context) error {
+	bound := addrOf(m.port.tcp.Addr()).Addr()
+	if m.cfg.Advertise.IsValid() || bound.IsValid() && !bound.IsUnspecified() {
+		return nil
+	}
+	var gone time.Time // since when; zero: it is there
+	for {
+		if err := sleep(ctx, moveInterval); err != nil {
+			return err
+		}
+		now, was := time.Now(), m.Addr()
+		if m.cfg.Network.Local(was.Addr()) {
+			gone = time.Time{}
+			continue
+		}
+		if gone.IsZero() {
+			gone = now
+		}
+		to := netip.AddrPortFrom(m.advertised(), was.Port())
+		if now.Sub(gone) < movePatience || to == was || to.Addr().IsLoopback() {
+			continue
+		}
+		if err := m.move(to); err != nil {
+			return err
+		}
+		m.log.Warn("our address has changed", "was", was, "is", to)
+	}
+}
+
+// move makes to our address, all links anew, and serf too.
+func (m *Mesh) move(to netip.AddrPort) error {
+	boot, err := newBoot()
+	if err != nil {
+		return err
+	}
+	links := m.links()
+	m.mu.Lock()
+	m.addr, m.boot = to, boot
+	m.mu.Unlock()
+	select {
+	case m.relocated <- struct{}{}:
+	default: // serf will be started with what holds then
+	}
+	for _, l := range links {
+		l.close(errMoved)
+	}
+	return nil
+}
+
+// place returns our address and the number of our process, as far as others
+// know.
+func (m *Mesh) place() (netip.AddrPort, uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.addr, m.boot
+}
+
+// newBoot draws the number of a process.
+func newBoot() (uint64, error) {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(b[:]), nil
+}
