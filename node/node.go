@@ -308,6 +308,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.comeBack(ctx, p) })
 	g.Go(func() error { return n.trimAudit(ctx) })
 	g.Go(func() error { return n.announce(ctx, p) })
+	g.Go(func() error { return n.keepPlace(ctx, p) })
 	if unsaid != nil {
 		g.Go(func() error { return n.announceLater(ctx, p, public) })
 	}
