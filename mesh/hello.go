@@ -67,6 +67,8 @@ const (
 	refusedNobody    reason = 8 // nobody here can admit a newcomer
 	refusedPolicy    reason = 9 // proven, but not wanted; the text says why
 	refusedLeaving   reason = 10
+	refusedEvicted   reason = 20 // the key was admitted, and never will be again
+	refusedSuspended reason = 21 // the key is not admitted any more, but may be again
 )
 
 func (r reason) String() string {
@@ -91,6 +93,10 @@ func (r reason) String() string {
 		return "not wanted"
 	case refusedLeaving:
 		return "leaving"
+	case refusedEvicted:
+		return "evicted"
+	case refusedSuspended:
+		return "admission suspended"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }

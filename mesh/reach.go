@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	mrand "math/rand/v2"
 	"net/netip"
 	"slices"
@@ -161,6 +162,10 @@ func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 		r := <-results
 		if r.err == nil && r.id == p.id {
 			break
+		}
+		var no *RefusedError
+		if errors.As(r.err, &no) { // it is there, and will not change its mind soon
+			pause = retryMax
 		}
 		if probe && refused(r.err) && (r.addr == own || r.addr == addrs[0]) {
 			m.condemn(p.id, nil, Down, "its host refuses")

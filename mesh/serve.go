@@ -66,7 +66,7 @@ func (m *Mesh) serveLink(ctx context.Context, s *stranger, w *wire, release func
 	case err != nil:
 		return fmt.Errorf("read open: %w", err)
 	case k == kindRefuse:
-		return parseRefusal(body)
+		return m.refusedBy(w.key, body)
 	case k != kindOpen:
 		return fmt.Errorf("%w: kind %d instead of open", errFrame, k)
 	}

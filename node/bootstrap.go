@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -41,6 +42,9 @@ type arrival struct {
 //	            └──── nobody, or we are lowest ──► begun
 //	nothing ──────────────────────────────────────► begun
 func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
+	if err := n.exiled(); err != nil {
+		return a, err
+	}
 	f, ok, err := loadFacts(n.store, n.self)
 	if err != nil {
 		return a, fmt.Errorf("read the cluster's settings: %w", err)
@@ -83,9 +87,8 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 
 // agrees refuses flags that contradict the cluster that the gateway is in.
 func (n *Node) agrees(f facts) error {
-	if k := n.cfg.Key; k != nil && *k != f.key {
-		return hintf("leave --key out, or use another --data directory for another cluster",
-			"this gateway is in a cluster with another key")
+	if err := n.agreesOnKey(); err != nil {
+		return err
 	}
 	if p := n.cfg.Pool; p.IsValid() && p.Masked() != f.pool {
 		return hintf("leave --pool out; the pool is the cluster's and fixed at its beginning",
@@ -111,14 +114,14 @@ func (n *Node) begin(ctx context.Context) (facts, error) {
 			return facts{}, err
 		}
 	}
-	f := newFacts(key, pool)
+	f := newFacts(pool)
 	now := n.cfg.Now()
 	err := n.store.Admit(ctx, cluster.Admission{
 		Key: n.public(), Name: n.name, Sponsor: n.self, At: now,
 		Statement: cluster.SignAdmission(n.key, f.cluster, n.public(), now),
 	})
 	if err == nil {
-		err = n.store.SetSettings(ctx, f.settings())
+		err = n.store.SetSettings(ctx, f.settings(key))
 	}
 	if err != nil {
 		return f, fmt.Errorf("begin cluster: %w", err)
@@ -282,6 +285,9 @@ func (n *Node) welcome(ctx context.Context, f facts, c mesh.Newcomer) ([]byte, e
 		Key: c.Key, Name: c.Name, Sponsor: n.self, At: now,
 		Statement: cluster.SignAdmission(n.key, f.cluster, c.Key, now),
 	})
+	if errors.Is(err, cluster.ErrEvicted) {
+		return nil, &mesh.RefusedError{Reason: "this gateway was evicted from the cluster", Hint: joinAgain}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("record admission: %w", err)
 	}
@@ -292,8 +298,15 @@ func (n *Node) welcome(ctx context.Context, f facts, c mesh.Newcomer) ([]byte, e
 // admit says whether a key may be a member: by its entry, or by the statement
 // of a sponsor that has one.
 func (n *Node) admit(f facts, key ed25519.PublicKey, voucher []byte) error {
-	if _, ok, err := n.store.Admitted(cluster.NodeOf(key)); err != nil || ok {
+	a, ok, err := n.store.Admitted(cluster.NodeOf(key))
+	if err != nil || ok {
 		return err
+	}
+	if a.Key != nil {
+		return mesh.ErrSuspended
+	}
+	if _, evicted, err := n.store.Evicted(cluster.NodeOf(key)); err != nil || evicted {
+		return cmp.Or(err, mesh.ErrEvicted)
 	}
 	newcomer, sponsor, _, err := cluster.VerifyAdmission(voucher, f.cluster)
 	if err != nil {
@@ -301,6 +314,9 @@ func (n *Node) admit(f facts, key ed25519.PublicKey, voucher []byte) error {
 	}
 	if !newcomer.Equal(key) {
 		return errors.New("not admitted, and the sponsor speaks for another")
+	}
+	if _, evicted, err := n.store.Evicted(cluster.NodeOf(sponsor)); err != nil || evicted {
+		return cmp.Or(err, mesh.ErrSuspended)
 	}
 	if _, ok, err := n.store.Admitted(cluster.NodeOf(sponsor)); err != nil || !ok {
 		return errors.Join(errors.New("not admitted, and the sponsor is no member"), err)

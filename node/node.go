@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -51,6 +52,9 @@ type parts struct {
 	forwards *forwards
 	strays   *strays
 	changes  chan struct{} // wakes reconcile
+	keys     chan struct{} // wakes turnKeys; capacity 1
+	hints    chan struct{} // wakes announce; capacity 1
+	exile    *exile
 	dirty    dirty
 	ready    readiness
 	draining atomic.Bool   // takes no new devices and gives away those it has
@@ -223,6 +227,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		kept:     map[cluster.Key]time.Time{},
 		leave:    make(chan struct{}, 1),
 		changes:  make(chan struct{}, 1),
+		keys:     make(chan struct{}, 1),
+		hints:    make(chan struct{}, 1),
+		exile:    newExile(),
 	}
 	if p.pub, err = publicKey(came.wireguard); err != nil {
 		return err
@@ -233,8 +240,12 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return fmt.Errorf("read own admission: %w", err)
 	}
+	gossip, err := n.gossipKeys()
+	if err != nil {
+		return err
+	}
 	p.mesh, err = mesh.New(mesh.Config{
-		Key: n.key, Name: n.name, Cluster: came.cluster, GossipKey: came.gossip,
+		Key: n.key, Name: n.name, Cluster: came.cluster, GossipKey: gossip[0],
 		Secrets: n.secrets,
 		Listen:  n.cfg.Mesh, Network: n.cfg.Network,
 		States:  map[string]mesh.State{"config": n.store, "sessions": p.sessions},
@@ -248,6 +259,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		return n.explainPort(err)
 	}
 	n.onClose("mesh", p.mesh.Close)
+	if err := cmp.Or(p.mesh.SetGossipKeys(gossip), n.bar(p)); err != nil {
+		return err
+	}
 	dev, plane, err := n.openDataplane(came.facts)
 	if err != nil {
 		return err
@@ -288,7 +302,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	n.live.Store(p)
 
 	if n.cfg.Started != nil {
-		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: came.key, Mesh: p.mesh.Addr(), Public: public})
+		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: n.clusterKey(), Mesh: p.mesh.Addr(), Public: public})
 	}
 	n.log.Info("gateway starts", "name", n.name, "id", n.self, "version", n.cfg.Version,
 		"dataplane", plane, "listen", p.vpn.Port(), "mesh", p.mesh.Addr(), "public", public,
@@ -309,6 +323,8 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.trimAudit(ctx) })
 	g.Go(func() error { return n.announce(ctx, p) })
 	g.Go(func() error { return n.keepPlace(ctx, p) })
+	g.Go(func() error { return n.turnKeys(ctx, p) })
+	g.Go(func() error { return n.heedExile(ctx, p) })
 	if unsaid != nil {
 		g.Go(func() error { return n.announceLater(ctx, p, public) })
 	}
@@ -354,17 +370,38 @@ func (n *Node) announceSelf(ctx context.Context, p *parts, public string) error 
 	return nil
 }
 
-// announce tells the LAN that a member is here. A LAN that cannot be told is
-// no reason to stop: others can be given an address.
+// announce tells the LAN that a member is here, to the holders of each key that
+// holds.
 func (n *Node) announce(ctx context.Context, p *parts) error {
-	cfg, err := n.find(p.facts.key, p.mesh.Addr().Port())
+	for ctx.Err() == nil {
+		keys := n.clusterKeys()
+		under, stop := context.WithCancel(ctx)
+		var g errgroup.Group
+		for _, k := range keys {
+			g.Go(func() error { n.announceUnder(under, p, k); return nil })
+		}
+		for ctx.Err() == nil && sameKeys(keys, n.clusterKeys()) {
+			select {
+			case <-ctx.Done():
+			case <-p.hints:
+			}
+		}
+		stop()
+		_ = g.Wait()
+	}
+	return nil
+}
+
+// announceUnder announces this gateway until ctx ends. A LAN that cannot be
+// told is no reason to stop: others can be given an address.
+func (n *Node) announceUnder(ctx context.Context, p *parts, key ClusterKey) {
+	cfg, err := n.find(key, p.mesh.Addr().Port())
 	if err == nil {
 		err = mesh.Announce(ctx, cfg)
 	}
 	if err != nil && ctx.Err() == nil {
 		n.log.Warn("not announced on the LAN; further gateways need --join", "err", err)
 	}
-	return nil
 }
 
 // book lists every address at which a member was ever seen.

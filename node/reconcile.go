@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +39,9 @@ func (d *dirty) take() []cluster.Key {
 // here or another gateway wrote it. It does not block.
 func (n *Node) onChange(p *parts) func([]cluster.Ref) {
 	return func(refs []cluster.Ref) {
+		members := false
 		for _, r := range refs {
+			members = members || slices.Contains(membershipKinds, r.Kind)
 			if r.Kind != "device" {
 				continue
 			}
@@ -46,9 +49,9 @@ func (n *Node) onChange(p *parts) func([]cluster.Ref) {
 				p.dirty.add(k)
 			}
 		}
-		select {
-		case p.changes <- struct{}{}:
-		default:
+		poke(p.changes)
+		if members {
+			n.onMembership(p)
 		}
 	}
 }

@@ -320,8 +320,13 @@ func (n *Node) onMesh(p *parts) func(mesh.Event) {
 			n.fallen(p, id)
 		case mesh.Stalled:
 			n.log.Warn("this process did not run; it is silent until it has heard from the others", "gap", e.Gap)
+		case mesh.Shunned:
 		}
 		p.exports.rouse() // there may be other heirs
+		if e.Kind != mesh.Beat {
+			n.onExile(p, e)
+			poke(p.keys)
+		}
 	}
 }
 
@@ -372,6 +377,9 @@ func (n *Node) beat(p *parts) func() []byte {
 	return func() []byte {
 		until, asleep := p.peers.beat(time.Now())
 		p.vpn.Slept(asleep)
+		if p.exile.silent.Load() {
+			until = time.Time{}
+		}
 		p.vpn.Allow(until)
 		return report{
 			Sessions: p.vpn.Count(), Capacity: n.cfg.Capacity, Serving: p.ready.Load(), Draining: p.draining.Load(),

@@ -16,6 +16,8 @@ type Service interface {
 	Backups
 	Configs
 	Audits
+	Keys
+	Evictions
 }
 
 // Clusters answers for the cluster as one thing.

@@ -57,6 +57,8 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	backupRoutes(mux, s, log)
 	configRoutes(mux, s, log)
 	auditRoutes(mux, s, log)
+	keyRoutes(mux, s, log)
+	evictionRoutes(mux, s, log)
 	var h http.Handler = mux
 	if w, ok := s.(Writes); ok {
 		h = tellStored(w, h)

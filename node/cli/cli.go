@@ -105,7 +105,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(),
 			syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(), poolCommand(), auditCommand(),
-			keyCommand(), versionCommand(),
+			keyCommand(), keysCommand(), versionCommand(),
 		},
 		Action: noCommand,
 
