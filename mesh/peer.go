@@ -139,7 +139,7 @@ func (m *Mesh) install(l *link) bool {
 		p.opening = false
 	}
 	old := p.link
-	if old != nil && old.hello.Boot == l.hello.Boot && !prefer(l.dialer, old.dialer) {
+	if old != nil && old.hello.Boot == l.hello.Boot && !prefer(l.dialer, old.dialer) && p.fresh(now) {
 		m.mu.Unlock()
 		return false
 	}
@@ -178,7 +178,7 @@ func (m *Mesh) install(l *link) bool {
 }
 
 // prefer says whether a link that was dialed by a replaces one that was
-// dialed by b. Both ends come to the same: the lower wins, and of two by the
+// dialed by b and lives: over one that is silent the peer may have given us up. Both ends come to the same: the lower wins, and of two by the
 // same dialer the newer, as it makes a second one only when it has lost the
 // first.
 func prefer(a, b ID) bool { return a.Compare(b) <= 0 }

@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // serve finds out what an accepted connection is, and works on it.
@@ -99,7 +100,7 @@ func (m *Mesh) examineDialer(w *wire, theirs hello) reason {
 	m.mu.Lock()
 	leaving := m.leaving
 	var l *link
-	if p := m.peers[id]; p != nil {
+	if p := m.peers[id]; p != nil && p.fresh(time.Now()) {
 		l = p.link
 	}
 	m.mu.Unlock()
