@@ -260,7 +260,7 @@ func TestSplitAndHeal(t *testing.T) {
 		}
 		at = time.Now()
 		n.Heal(hosts(left...), hosts(right...))
-		within(t, 2*time.Second, "meshed again", func() bool { return meshed(g...) })
+		within(t, time.Second, "meshed again", func() bool { return meshed(g...) })
 		t.Log("meshed again after", time.Since(at))
 		within(t, time.Second, "the same everywhere", func() bool {
 			for _, x := range g {

@@ -23,6 +23,11 @@ func TestAddressChanges(t *testing.T) {
 				return meshed(a, b, c) && b.addr().Addr() == to && a.sees(b).Addr.Addr() == to && c.sees(b).Addr.Addr() == to
 			})
 			t.Log("meshed after", took)
+			// Links are not what it lives by: a new member hears of it through serf.
+			d := start(t, n, "new", 50+i)
+			d.mesh.Connect(addrs(a))
+			within(t, 5*time.Second, "a new one knows it", func() bool { return meshed(a, b, c, d) && d.sees(b).Addr.Addr() == to })
+			d.close()
 			time.Sleep(3 * time.Minute)
 			for _, o := range []*gateway{a, c} {
 				if !meshed(a, b, c) || o.count(mesh.Down, b, at.Add(10*time.Second)) != 0 || o.count(mesh.Down, nil, at) != o.count(mesh.Down, b, at) {
@@ -31,12 +36,6 @@ func TestAddressChanges(t *testing.T) {
 			}
 			a.state.add([]byte("x"))
 			within(t, time.Second, "replicated", func() bool { return b.state.total() == i+1 && c.state.total() == i+1 })
-			// Links are not what it lives by: a new member hears of it through serf.
-			d := start(t, n, "new", 50+i)
-			d.mesh.Connect(addrs(a))
-			within(t, 5*time.Second, "a new one knows it", func() bool { return meshed(a, b, c, d) && d.sees(b).Addr.Addr() == to })
-			d.close()
-			time.Sleep(5 * time.Second)
 		}
 		closeAll(a, b, c)
 	})

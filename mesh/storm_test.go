@@ -85,7 +85,7 @@ func TestHalvesHeal(t *testing.T) {
 			right[0].state.add([]byte("right"))
 			before := net.Dials()
 			net.Heal(hosts(left...), hosts(right...))
-			linked := within(t, 3*time.Second, "all links", func() bool { return meshed(g...) })
+			linked := within(t, 800*time.Millisecond, "all links", func() bool { return meshed(g...) })
 			within(t, time.Second, "the same everywhere", func() bool {
 				for _, x := range g {
 					if x.state.total() != 2 {
