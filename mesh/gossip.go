@@ -126,7 +126,7 @@ func (o supersededTimeout) ReconnectTimeout(member *serf.Member, timeout time.Du
 	o.m.mu.Lock()
 	defer o.m.mu.Unlock()
 	p := o.m.peers[id]
-	if id == o.m.self.id || p != nil && (p.serf == gossipAlive || p.link != nil) && p.boot != 0 && p.boot != boot {
+	if id == o.m.self.id || p != nil && (p.serf == gossipAlive || p.link != nil) && p.gossip != 0 && p.gossip != boot {
 		return time.Minute
 	}
 	return timeout
@@ -138,15 +138,15 @@ func (m *Mesh) runGossip(ctx context.Context) error {
 	release := context.AfterFunc(ctx, m.transport.stop)
 	defer release()
 	for ctx.Err() == nil {
-		if err := m.gossip(ctx); err != nil {
+		if err := m.gossipAsOne(ctx); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
 }
 
-// gossip works as one node of serf.
-func (m *Mesh) gossip(ctx context.Context) error {
+// gossipAsOne works as one node of serf until ctx ends or our address changes.
+func (m *Mesh) gossipAsOne(ctx context.Context) error {
 	m.forgetGossip()
 	// serf sends events under its locks. The buffer is for those that come
 	// after we have stopped to listen.
@@ -217,7 +217,7 @@ func (m *Mesh) join(s *serf.Serf, a netip.AddrPort) {
 // it alive.
 func (m *Mesh) joinGossip(l *link) {
 	m.mu.Lock()
-	n := m.nodes[nodeName(l.id, l.hello.Boot)]
+	n := m.nodes[nodeName(l.id, l.hello.gossip())]
 	m.mu.Unlock()
 	if n.status == gossipAlive {
 		return
@@ -244,7 +244,7 @@ func (m *Mesh) gossipKnows(a netip.AddrPort) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.peers[m.who[a]]
-	return p != nil && p.link != nil && m.nodes[nodeName(p.id, p.boot)].status == gossipAlive
+	return p != nil && p.link != nil && m.nodes[nodeName(p.id, p.gossip)].status == gossipAlive
 }
 
 // onGossip takes in what serf says.
@@ -300,7 +300,7 @@ func (m *Mesh) learn(n gossipNode, member serf.Member) *link {
 	}
 	var l *link
 	// A link says more than serf: only its last process can leave for it.
-	if p.serf == gossipLeft && (p.link == nil || p.boot == n.boot) {
+	if p.serf == gossipLeft && (p.link == nil || p.gossip == n.boot) {
 		if l = m.fall(p, Left); l == nil {
 			p.left = true
 		}

@@ -26,13 +26,13 @@ func newGossiper(tb testing.TB) *gossiper {
 	}
 	log := slog.New(slog.DiscardHandler)
 	m := &Mesh{
-		log: log, self: identity{id: ID{1}}, boot: 2, addr: netip.MustParseAddrPort("192.0.2.1:7946"), keyring: keyring,
+		log: log, self: identity{id: ID{1}}, gossip: 2, addr: netip.MustParseAddrPort("192.0.2.1:7946"), keyring: keyring,
 		peers: map[ID]*peer{}, nodes: map[string]gossipNode{}, who: map[netip.AddrPort]ID{},
 	}
 	g := &gossiper{t: newTransport(&port{network: System, udp: noPackets{}}, m.addr, label(m.cfg.Cluster), m.heardFrom)}
 	m.transport = g.t
 	cfg := m.gossipConfig(nil).MemberlistConfig
-	cfg.Name = nodeName(m.self.id, m.boot)
+	cfg.Name = nodeName(m.self.id, m.gossip)
 	if g.list, err = memberlist.Create(cfg); err != nil {
 		tb.Fatal(err)
 	}

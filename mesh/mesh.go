@@ -18,6 +18,7 @@ import (
 type Mesh struct {
 	cfg       Config
 	self      identity
+	boot      uint64 // of this process
 	port      *port
 	transport *transport
 	log       *slog.Logger
@@ -41,7 +42,7 @@ type Mesh struct {
 
 	mu      sync.Mutex     // guards the fields below
 	addr    netip.AddrPort // at which others reach us
-	boot    uint64         // of this process, another one when addr has changed; part of our name in serf
+	gossip  uint64         // part of our name in serf: boot, or another one when addr has changed
 	state   runState
 	stop    context.CancelFunc // ends Run
 	leaving bool               // said goodbye: no link is made any more
@@ -81,7 +82,7 @@ func New(cfg Config) (*Mesh, error) {
 		return nil, err
 	}
 	m := &Mesh{
-		cfg: cfg, self: self, boot: boot, port: p, log: cfg.Log,
+		cfg: cfg, self: self, boot: boot, gossip: boot, port: p, log: cfg.Log,
 		names: slices.Sorted(maps.Keys(cfg.States)), handlers: map[string]Handler{},
 		merges: map[string]chan struct{}{}, leaves: make(chan chan error),
 		prunes: make(chan string, 64), barred: map[ID]struct{}{},

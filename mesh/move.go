@@ -17,9 +17,7 @@ const (
 var errMoved = errors.New("our address has changed")
 
 // follow looks whether our own address is still there, unless it was given,
-// until ctx ends. When it is gone we go on under another one as if we were a
-// new process: to the others that is what it looks like, whose links and
-// packets went nowhere meanwhile.
+// until ctx ends. When it is gone we go on under another one.
 func (m *Mesh) follow(ctx context.Context) error {
 	bound := addrOf(m.port.tcp.Addr()).Addr()
 	if m.cfg.Advertise.IsValid() || bound.IsValid() && !bound.IsUnspecified() {
@@ -49,7 +47,9 @@ func (m *Mesh) follow(ctx context.Context) error {
 	}
 }
 
-// move makes to our address, all links anew, and serf too.
+// move makes to our address and all links anew, so that the others hear of it,
+// and serf as another node: it takes a name that comes back elsewhere for a
+// conflict.
 func (m *Mesh) move(to netip.AddrPort) error {
 	boot, err := newBoot()
 	if err != nil {
@@ -57,7 +57,7 @@ func (m *Mesh) move(to netip.AddrPort) error {
 	}
 	links := m.links()
 	m.mu.Lock()
-	m.addr, m.boot = to, boot
+	m.addr, m.gossip = to, boot
 	m.mu.Unlock()
 	select {
 	case m.relocated <- struct{}{}:
@@ -69,15 +69,14 @@ func (m *Mesh) move(to netip.AddrPort) error {
 	return nil
 }
 
-// place returns our address and the number of our process, as far as others
-// know.
+// place returns our address and the number in our name in serf.
 func (m *Mesh) place() (netip.AddrPort, uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.addr, m.boot
+	return m.addr, m.gossip
 }
 
-// newBoot draws the number of a process.
+// newBoot draws the number of a process, or of a node of serf.
 func newBoot() (uint64, error) {
 	var b [8]byte
 	if _, err := rand.Read(b[:]); err != nil {

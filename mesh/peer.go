@@ -19,8 +19,10 @@ type peer struct {
 	key           ed25519.PublicKey
 	name, version string
 	boot          uint64           // of the process that was linked last
+	gossip        uint64           // in its name in serf
 	addr          netip.AddrPort   // where it says that it listens
 	addrs         []netip.AddrPort // where it was or may be reached, the best first
+	listens       netip.AddrPort   // where the process that was linked last listens for certain; zero: not known
 
 	link    *link // nil: not linked
 	opening bool  // our dial got its hello and is about to become the link
@@ -147,9 +149,13 @@ func (m *Mesh) install(l *link) bool {
 		m.fall(p, Down)
 	}
 	p.key, p.name, p.version, p.boot = l.key, l.hello.Name, l.hello.Version, l.hello.Boot
-	p.addr = l.hello.Addr
+	p.gossip = l.hello.gossip()
+	p.addr, p.listens = l.hello.Addr, netip.AddrPort{}
 	if l.dialer == m.self.id {
 		p.learn(l.addr, true)
+		p.listens = l.addr
+	} else if l.addr.Addr() == l.hello.Addr.Addr() { // no translation of addresses, and it has not moved
+		p.listens = l.hello.Addr
 	}
 	p.learn(l.hello.Addr, false)
 	listens := netip.AddrPortFrom(l.addr.Addr(), l.hello.Addr.Port())
@@ -157,7 +163,6 @@ func (m *Mesh) install(l *link) bool {
 	if len(m.who) < maxWho { // so that it is not dialed for another, at the cost of this link
 		m.who[listens] = p.id
 	}
-	wasDown := p.down
 	p.link, p.synced, p.left, p.down, p.roused = l, false, false, false, false
 	p.heard, p.asked, p.backoff, p.next = now, time.Time{}, 0, time.Time{}
 	p.rtt = l.rtt
@@ -165,9 +170,6 @@ func (m *Mesh) install(l *link) bool {
 	if !p.up {
 		p.up = true
 		m.note(Up, p)
-	}
-	if wasDown {
-		m.rouseAll(now)
 	}
 	m.mu.Unlock()
 	if old != nil {

@@ -132,7 +132,7 @@ func patience(absent, rtt time.Duration) (timeout, pause time.Duration) {
 func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 	now := time.Now()
 	m.mu.Lock()
-	addrs, own, probe := slices.Clone(p.addrs), p.addr, p.up
+	addrs, listens, probe := slices.Clone(p.addrs), p.listens, p.up
 	timeout, pause := dialTimeout, time.Duration(0)
 	switch {
 	case probe:
@@ -167,7 +167,7 @@ func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 		if errors.As(r.err, &no) { // it is there, and will not change its mind soon
 			pause = retryMax
 		}
-		if probe && refused(r.err) && (r.addr == own || r.addr == addrs[0]) {
+		if probe && refused(r.err) && r.addr == listens {
 			m.condemn(p.id, nil, Down, "its host refuses")
 			break
 		}
@@ -189,7 +189,7 @@ func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 }
 
 // rouse has p dialed soon, though a dial is under way: there is a sign of its
-// life, or that the network is back. m.mu is held.
+// life. m.mu is held.
 func (m *Mesh) rouse(p *peer, now time.Time) {
 	if !p.down || !p.missing() || now.Sub(p.rousedAt) < rouseAgain {
 		return
@@ -199,14 +199,6 @@ func (m *Mesh) rouse(p *peer, now time.Time) {
 		p.next = p.next.Add(rouseWithin)
 	}
 	wake(m.due)
-}
-
-// rouseAll is rouse for all that have fallen: one of them is back. m.mu is
-// held.
-func (m *Mesh) rouseAll(now time.Time) {
-	for _, p := range m.peers {
-		m.rouse(p, now)
-	}
 }
 
 // heardFrom is told that a datagram came from a, which proves nothing.
