@@ -112,17 +112,28 @@ func (m *Mesh) advertised() netip.Addr {
 	if bound := addrOf(m.port.tcp.Addr()).Addr(); bound.IsValid() && !bound.IsUnspecified() {
 		return bound
 	}
-	if m.cfg.Book != nil {
-		for _, a := range m.cfg.Book() {
-			if s := m.cfg.Network.Source(a.Addr()); s.IsValid() && !s.IsUnspecified() {
-				return s
-			}
-		}
+	if s, _ := m.toward(); s.IsValid() {
+		return s
 	}
 	if s := m.cfg.Network.Source(netip.Addr{}); s.IsValid() {
 		return s
 	}
 	return netip.IPv6Loopback()
+}
+
+// toward returns our address toward the first member in the book to which
+// there is a way, and whether there are members in it at all.
+func (m *Mesh) toward() (s netip.Addr, known bool) {
+	if m.cfg.Book == nil {
+		return s, false
+	}
+	for _, a := range m.cfg.Book() {
+		known = true
+		if s := m.cfg.Network.Source(a.Addr()); s.IsValid() && !s.IsUnspecified() {
+			return s, true
+		}
+	}
+	return s, known
 }
 
 // Addr returns the address at which others reach us.

@@ -17,7 +17,8 @@ const (
 var errMoved = errors.New("our address has changed")
 
 // follow looks whether our own address is still there, unless it was given,
-// until ctx ends. When it is gone we go on under another one.
+// until ctx ends. When it is gone we go on under another one, if there is a
+// way from it to the members that we know.
 func (m *Mesh) follow(ctx context.Context) error {
 	bound := addrOf(m.port.tcp.Addr()).Addr()
 	if m.cfg.Advertise.IsValid() || bound.IsValid() && !bound.IsUnspecified() {
@@ -36,8 +37,12 @@ func (m *Mesh) follow(ctx context.Context) error {
 		if gone.IsZero() {
 			gone = now
 		}
-		to := netip.AddrPortFrom(m.advertised(), was.Port())
-		if now.Sub(gone) < movePatience || to == was || to.Addr().IsLoopback() {
+		here, known := m.toward()
+		if !known {
+			here = m.cfg.Network.Source(netip.Addr{})
+		}
+		to := netip.AddrPortFrom(here, was.Port())
+		if now.Sub(gone) < movePatience || to == was || !here.IsValid() || here.IsLoopback() {
 			continue
 		}
 		if err := m.move(to); err != nil {
