@@ -16,6 +16,7 @@ import (
 const (
 	fieldAdmission = "admission"
 	fieldEvicted   = "evicted" // rank: a causal length, odd evicted; it only grows
+	fieldLeft      = "left"    // is there when the gateway has left for good
 )
 
 // Admission says that a gateway may be a member.
@@ -25,6 +26,7 @@ type Admission struct {
 	Sponsor   Node
 	At        time.Time // to the millisecond
 	Statement []byte    // the sponsor's signature, as SignAdmission makes it; at most 4 KiB
+	Limit     int       // max-instances as the sponsor knew it; 0: not bounded
 }
 
 // wireAdmission is the value of an admission's one cell in CBOR.
@@ -34,6 +36,7 @@ type wireAdmission struct {
 	Sponsor   []byte `cbor:"3,keyasint"`
 	At        int64  `cbor:"4,keyasint"` // Unix milliseconds
 	Statement []byte `cbor:"5,keyasint,omitempty"`
+	Limit     int    `cbor:"6,keyasint,omitempty"`
 }
 
 func admissionRef(n Node) ref { return refOf(kindAdmission, n[:]) }
@@ -49,6 +52,7 @@ func (s *Store) Admit(ctx context.Context, a Admission) error {
 	}
 	value, err := encoder.Marshal(wireAdmission{
 		Key: a.Key, Name: a.Name, Sponsor: a.Sponsor[:], At: a.At.UnixMilli(), Statement: a.Statement,
+		Limit: max(a.Limit, 0),
 	})
 	if err != nil {
 		return fmt.Errorf("encode admission: %w", err)
@@ -86,6 +90,39 @@ func (e *entity) evicted() bool {
 	return c != nil && c.rank%2 == 1
 }
 
+// departed reports whether an admission ended, be it by eviction or by the gateway's own word.
+func (e *entity) departed() bool { return e.evicted() || e.get(fieldLeft) != nil }
+
+// Departed reports whether a gateway was a member and is none any more.
+func (s *Store) Departed(n Node) (yes bool, err error) {
+	err = s.view(func(txn *badger.Txn) error {
+		e, err := readEntity(snapshot{txn}, admissionRef(n))
+		if err == nil {
+			yes = e.departed()
+		}
+		return err
+	})
+	return yes, err
+}
+
+// Leave ends this gateway's own admission, for good: nobody waits for it any more. It returns an error that wraps
+// ErrNotFound if it has none.
+func (s *Store) Leave(ctx context.Context) error {
+	return s.update(ctx, func(t *tx) error {
+		e, err := t.entity(admissionRef(s.node))
+		if err != nil {
+			return err
+		}
+		if _, ok := admissionOf(s.node[:], e); !ok {
+			return fmt.Errorf("gateway %s: %w", s.node, ErrNotFound)
+		}
+		if e.get(fieldLeft) != nil {
+			return nil
+		}
+		return t.write(admissionRef(s.node), cell{field: fieldLeft, rank: 1})
+	})
+}
+
 // Admissions returns all admissions that stand, by name, then node.
 func (s *Store) Admissions() ([]Admission, error) {
 	var as []Admission
@@ -119,7 +156,7 @@ func admissionOf(id []byte, e *entity) (Admission, bool) {
 	}
 	return Admission{
 		Key: w.Key, Name: w.Name, Sponsor: Node(w.Sponsor),
-		At: time.UnixMilli(w.At).UTC(), Statement: w.Statement,
+		At: time.UnixMilli(w.At).UTC(), Statement: w.Statement, Limit: max(w.Limit, 0),
 	}, true
 }
 

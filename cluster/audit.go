@@ -125,8 +125,13 @@ func recordOf(r ref, was, is *entity) Record {
 		case was.get(fieldSecret) != nil:
 			rec.Action, rec.Changes = "force", fieldChanges(r, was, is)
 		}
+	case kindToken:
+		rec.Action, name = tokenAction(was, is)
 	case kindAdmission:
 		rec.Action = "admit"
+		if was.get(fieldLeft) == nil && is.get(fieldLeft) != nil {
+			rec.Action = "leave"
+		}
 		if is.evicted() && !was.evicted() {
 			rec.Action = "evict"
 		}
@@ -168,7 +173,7 @@ func yesNo(b bool) string {
 }
 
 // publicSettings are those whose values a record may hold.
-var publicSettings = []string{settingPool, settingULA, SettingAuditLevel, SettingAuditDays, SettingMaxInstances}
+var publicSettings = []string{settingPool, settingULA, SettingAuditLevel, SettingAuditDays, SettingMaxInstances, SettingJoins, SettingJoinHosts}
 
 // shown returns a value as a record holds it: "" for none, "set" for what is secret or
 // unknown or no text.

@@ -65,10 +65,10 @@ func evictionOf(n Node, e *entity) (v Eviction, ok bool) {
 func (v *Eviction) beyond(c *cell) bool { return c.seq > v.cut[c.stamp.author] }
 
 // standing returns an admission and whether it stands: not evicted, and not written by an evicted gateway beyond what
-// was known of it. Of one that was evicted, or of none, nothing is returned.
+// was known of it. Of one that was evicted or left, or of none, nothing is returned.
 func standing(r reader, id []byte, e *entity) (Admission, bool, error) {
 	a, ok := admissionOf(id, e)
-	if !ok || e.evicted() {
+	if !ok || e.departed() {
 		return Admission{}, false, nil
 	}
 	c := e.get(fieldAdmission)
@@ -192,7 +192,7 @@ func (s *Store) Suspended() (all []Admission, err error) {
 	err = s.view(func(txn *badger.Txn) error {
 		return eachOf(txn, kindAdmission, func(id []byte, e *entity) error {
 			a, ok := admissionOf(id, e)
-			if !ok || e.evicted() {
+			if !ok || e.departed() {
 				return nil
 			}
 			_, stands, err := standing(snapshot{txn}, id, e)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// SettingMaxInstances names the setting that bounds how many gateways serve. Without it
-// their number is not bounded.
+// SettingMaxInstances names the setting that bounds how many gateways serve. Without it,
+// or while it is empty, their number is not bounded.
 const SettingMaxInstances = "max-instances"
 
 // MaxInstances is the greatest bound that may be set.

@@ -10,6 +10,12 @@ import (
 
 const fieldValue = "value"
 
+// Settings that say who may join. The store does not read them.
+const (
+	SettingJoins     = "joins"      // "on" or "off"
+	SettingJoinHosts = "join-hosts" // prefixes between commas; empty: anywhere
+)
+
 // settings that the store itself reads.
 const (
 	settingPool = "pool"
@@ -57,7 +63,7 @@ func (s *Store) SetSettings(ctx context.Context, values map[string][]byte) error
 		if err := checkLength("setting "+name, len(values[name]), MaxValue); err != nil {
 			return err
 		}
-		if name == SettingMaxInstances {
+		if name == SettingMaxInstances && len(values[name]) > 0 {
 			if _, err := ParseMaxInstances(values[name]); err != nil {
 				return err
 			}

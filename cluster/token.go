@@ -318,6 +318,21 @@ func mintOf(e *entity) (w wireMint, ok bool) {
 	return w, len(w.Issuer) == len(Node{}) && len(w.Disk) == len(TokenID{}) && len(w.Hash) == 32 && w.Uses >= 1 && w.Uses <= MaxUses
 }
 
+// tokenAction says what the audit calls a change of a token, and an administrator the token.
+func tokenAction(was, is *entity) (action, note string) {
+	before, minted := mintOf(was)
+	now, there := mintOf(is)
+	switch {
+	case !minted:
+		return "add", now.Note
+	case !there:
+		return "remove", before.Note
+	case was.get(fieldRevoked) == nil && is.get(fieldRevoked) != nil:
+		return "revoke", now.Note
+	}
+	return "use", now.Note
+}
+
 func tokenOf(id TokenID, w *wireMint, e *entity) Token {
 	tok := Token{
 		ID: id, Issuer: Node(w.Issuer), Purpose: w.Purpose, Note: w.Note, Uses: int(w.Uses), //nolint:gosec // at most MaxUses

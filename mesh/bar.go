@@ -115,13 +115,17 @@ func (m *Mesh) admits(l *link) error {
 func (m *Mesh) refusedBy(peer ed25519.PublicKey, body []byte) error {
 	err := parseRefusal(body)
 	var no *RefusedError
-	if !errors.As(err, &no) || no.code != refusedEvicted && no.code != refusedSuspended || m.cfg.Admit == nil || m.cfg.Admit(peer, nil) != nil {
+	if !errors.As(err, &no) || no.code != refusedEvicted && no.code != refusedSuspended {
+		return err
+	}
+	if m.cfg.Admit == nil || m.cfg.Admit(peer, nil) != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.cfg.Events != nil && len(m.events) < maxEvents {
-		m.events = append(m.events, Event{Kind: Shunned, Member: Member{ID: IDOf(peer), Key: peer}, Final: no.code == refusedEvicted})
+		who := Member{ID: IDOf(peer), Key: peer}
+		m.events = append(m.events, Event{Kind: Shunned, Member: who, Final: no.code == refusedEvicted})
 		wake(m.told)
 	}
 	return err

@@ -27,7 +27,7 @@ type Config struct {
 	// Secrets returns what a newcomer must prove one of that names a
 	// credential. It is called at each attempt, by newcomers that have proven
 	// nothing: id is theirs, at most 4 KiB. An error is told to them with its
-	// text, see RefusedError. Nil: nobody joins here.
+	// text: RefusedError if it is a decision. Nil: nobody joins here.
 	Secrets func(kind string, id []byte) ([][32]byte, error)
 
 	Listen    string         // [host]:port for TCP and UDP; "" means DefaultListen

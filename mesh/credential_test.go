@@ -81,8 +81,12 @@ func TestCredentials(t *testing.T) {
 		cfg, _ := joining(n, "z", 100)
 		cfg.Credential = token(1, "old", "old")
 		var no *mesh.RefusedError
-		if _, _, err := mesh.Join(t.Context(), cfg, a.addr()); !errors.As(err, &no) || no.Reason != "too old" || no.Hint != "make another" {
+		if _, _, err := mesh.Join(t.Context(), cfg, a.addr()); !errors.As(err, &no) || no.Reason != "too old" || no.Hint != "make another" || no.Final {
 			t.Errorf("refused: %v", err)
+		}
+		cfg.Credential.Member = pin[:]
+		if _, _, err := mesh.Join(t.Context(), cfg, a.addr()); !errors.As(err, &no) || !no.Final {
+			t.Errorf("refused by the member that was expected: %v", err)
 		}
 		for _, c := range []mesh.Credential{{Member: []byte("short")}, {ID: make([]byte, 5000)}, {Kind: string(make([]byte, 65))}} {
 			cfg.Credential = c

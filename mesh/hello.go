@@ -78,6 +78,7 @@ const (
 	refusedLeaving   reason = 10
 	refusedEvicted   reason = 20 // the key was admitted, and never will be again
 	refusedSuspended reason = 21 // the key is not admitted any more, but may be again
+	refusedFailed    reason = 11 // proven, but something went wrong; the text says what
 )
 
 func (r reason) String() string {
@@ -106,6 +107,8 @@ func (r reason) String() string {
 		return "evicted"
 	case refusedSuspended:
 		return "admission suspended"
+	case refusedFailed:
+		return "it failed there"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }
@@ -122,7 +125,10 @@ type refusal struct {
 type RefusedError struct {
 	Reason string // in words, at most 256 bytes
 	Hint   string // what to do about it, at most 256 bytes; "" if nothing is known
-	code   reason
+	// Final says that it was decided, by a member that had shown that it is
+	// one: there is no use in trying again. Set by Join.
+	Final bool
+	code  reason
 }
 
 // Error returns the reason.

@@ -155,14 +155,16 @@ func (w *wire) refuse(code reason, text string) {
 	w.refuseWith(refusal{Code: code, Text: clipText(text, maxReason)})
 }
 
-// refuseFor refuses with the text of err, and the hint if it has one.
+// refuseFor refuses with the text of err: what was decided if it is a
+// RefusedError, else what went wrong.
 func (w *wire) refuseFor(err error) {
-	text, hint := err.Error(), ""
+	r := refusal{Code: refusedFailed, Text: err.Error()}
 	var no *RefusedError
 	if errors.As(err, &no) {
-		text, hint = no.Reason, no.Hint
+		r = refusal{refusedPolicy, no.Reason, no.Hint}
 	}
-	w.refuseWith(refusal{Code: refusedPolicy, Text: clipText(text, maxReason), Hint: clipText(hint, maxReason)})
+	r.Text, r.Hint = clipText(r.Text, maxReason), clipText(r.Hint, maxReason)
+	w.refuseWith(r)
 }
 
 func (w *wire) refuseWith(r refusal) {

@@ -141,11 +141,18 @@ func Join(ctx context.Context, cfg JoinConfig, addr netip.AddrPort) ([]byte, net
 	return nil, local, fmt.Errorf("join at %s: %w", addr, err)
 }
 
-func (cfg JoinConfig) join(w *wire, self identity) ([]byte, error) {
+func (cfg JoinConfig) join(w *wire, self identity) (_ []byte, err error) {
 	c := cfg.Credential
 	if !c.pinned(w.key) {
 		return nil, ErrWrongMember
 	}
+	known := c.Member != nil
+	defer func() {
+		var no *RefusedError
+		if errors.As(err, &no) {
+			no.Final = known && no.code == refusedPolicy
+		}
+	}()
 	proof, err := c.prove(w, newcomerSide, self.public(), w.key)
 	if err != nil {
 		return nil, err
@@ -176,6 +183,7 @@ func (cfg JoinConfig) join(w *wire, self identity) ([]byte, error) {
 	if !hmac.Equal(theirs.Proof, expected) {
 		return nil, ErrWrongKey
 	}
+	known = true
 	if body, err = w.expect(kindWelcome, joinLimit); err != nil {
 		return nil, err
 	}

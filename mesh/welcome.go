@@ -89,7 +89,7 @@ func (m *Mesh) welcome(ctx context.Context, w *wire, n Newcomer) error {
 	if s := m.cfg.States[joinState]; s != nil {
 		for data, err := range s.Delta(nil) {
 			if err != nil {
-				w.refuse(refusedPolicy, "state cannot be read")
+				w.refuse(refusedFailed, "state cannot be read")
 				return fmt.Errorf("read state: %w", err)
 			}
 			if err := w.write(joinStep, encode(kindPart, part{joinState, data})); err != nil {

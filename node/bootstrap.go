@@ -37,6 +37,7 @@ type arrival struct {
 // was begun or joined where that is necessary. It blocks until there is one.
 //
 //	admitted before ──────────────────────────────► as itself
+//	--join gmt1-… ─► ask its members ─────────────► joined
 //	--join HOST ──► ask until somebody answers ───► joined
 //	--key ──► LAN ──► members? ──► ask them ──────► joined
 //	            └──── nobody, or we are lowest ──► begun
@@ -50,10 +51,12 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 		return a, fmt.Errorf("read the cluster's settings: %w", err)
 	}
 	if ok {
-		if n.cfg.Join != "" { // another way back, should the addresses that we know be old
-			if a.seeds, err = resolve(ctx, n.cfg.Join); err != nil {
+		if n.cfg.Join != "" || n.cfg.Token != nil { // another way back, should the addresses that we know be old
+			doors, err := n.doors(ctx)
+			if err != nil {
 				n.log.Warn("--join is of no help", "err", err)
 			}
+			a.seeds = addrsOf(doors)
 		}
 		a.facts = f
 		return a, errors.Join(n.agrees(f), n.endJoining())
@@ -62,8 +65,8 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 		return a, err
 	}
 	switch {
-	case n.cfg.Join != "":
-		a.seeds, err = n.joinAt(ctx, n.cfg.Join)
+	case n.cfg.Join != "" || n.cfg.Token != nil:
+		a.seeds, err = n.joinAt(ctx)
 	case n.cfg.Key != nil:
 		a.seeds, err = n.joinOnLAN(ctx)
 	}
@@ -89,6 +92,10 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 func (n *Node) agrees(f facts) error {
 	if err := n.agreesOnKey(); err != nil {
 		return err
+	}
+	if t := n.cfg.Token; t != nil && string(t.Cluster) != string(f.cluster[:]) {
+		return hintf("leave --join out; to take this gateway to another cluster, run `gatemesh gateway reset` first",
+			"this gateway is in another cluster than that of the join token")
 	}
 	if p := n.cfg.Pool; p.IsValid() && p.Masked() != f.pool {
 		return hintf("leave --pool out; the pool is the cluster's and fixed at its beginning",
@@ -129,14 +136,14 @@ func (n *Node) begin(ctx context.Context) (facts, error) {
 	return f, nil
 }
 
-// joinAt asks the member at host[:port] until it answers: a gateway that was
+// joinAt asks those whom --join names until one answers: a gateway that was
 // told whom to join never begins a cluster of its own.
-func (n *Node) joinAt(ctx context.Context, target string) ([]netip.AddrPort, error) {
+func (n *Node) joinAt(ctx context.Context) ([]netip.AddrPort, error) {
 	for told := ""; ; {
-		addrs, err := resolve(ctx, target)
+		doors, err := n.doors(ctx)
 		if err == nil {
 			var done []netip.AddrPort
-			if done, err = n.joinAny(ctx, addrs); err == nil {
+			if done, err = n.joinAny(ctx, doors); err == nil {
 				return done, nil
 			}
 		}
@@ -146,9 +153,12 @@ func (n *Node) joinAt(ctx context.Context, target string) ([]netip.AddrPort, err
 			return nil, ctx.Err()
 		case errors.As(err, &fatal):
 			return nil, err
+		case n.cfg.Token != nil && n.cfg.Now().After(n.cfg.Token.expires().Add(maxClockGap)):
+			return nil, hintf(anotherToken, "the join token has expired at %s, and nobody answers: %w",
+				n.cfg.Token.expires().Format(time.RFC3339), err)
 		case err.Error() != told:
 			told = err.Error()
-			n.log.Warn("waiting for a member to answer", "join", target, "err", err)
+			n.log.Warn("waiting for a member to answer", "err", err)
 		}
 		if err := sleep(ctx, joinPause); err != nil {
 			return nil, err
@@ -171,9 +181,13 @@ func (n *Node) joinOnLAN(ctx context.Context) ([]netip.AddrPort, error) {
 		if len(members) == 0 {
 			return nil, nil
 		}
-		done, err := n.joinAny(ctx, members)
+		done, err := n.joinAny(ctx, doorsAt(members))
 		if err == nil {
 			return done, nil
+		}
+		var refused *mesh.RefusedError
+		if errors.As(err, &refused) && refused.Final {
+			return nil, err
 		}
 		n.log.Warn("a member on the LAN did not admit us", "members", members, "err", err)
 		if err := sleep(ctx, joinPause); err != nil {
@@ -182,19 +196,19 @@ func (n *Node) joinOnLAN(ctx context.Context) ([]netip.AddrPort, error) {
 	}
 }
 
-// joinAny asks the addresses, each a little later than the one before, and
+// joinAny asks at the doors, each a little later than the one before, and
 // returns that of the member that admitted us. Only one of them gets as far as
 // handing over its configuration: two clusters are never mixed in one store.
-func (n *Node) joinAny(ctx context.Context, addrs []netip.AddrPort) ([]netip.AddrPort, error) {
+func (n *Node) joinAny(ctx context.Context, doors []door) ([]netip.AddrPort, error) {
 	if err := n.noteJoining(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var chosen atomic.Int64 // number of the member that hands over, from 1
-	results := make([]error, len(addrs))
+	results := make([]error, len(doors))
 	var g errgroup.Group
-	for i, addr := range addrs {
+	for i, d := range doors {
 		g.Go(func() error {
 			me := int64(i + 1)
 			if results[i] = sleep(ctx, time.Duration(i)*joinStagger); results[i] != nil {
@@ -209,9 +223,9 @@ func (n *Node) joinAny(ctx context.Context, addrs []netip.AddrPort) ([]netip.Add
 			})
 			defer limit.Stop()
 			_, _, results[i] = mesh.Join(mine, mesh.JoinConfig{
-				Key: n.key, Credential: mesh.Credential{Secret: *n.cfg.Key}, Name: n.name, Version: n.cfg.Version, Now: n.cfg.Now,
+				Key: n.key, Credential: n.credential(d), Name: n.name, Version: n.cfg.Version, Now: n.cfg.Now,
 				Network: n.cfg.Network, State: &handover{n.store, &chosen, me}, Log: n.log.With("component", "mesh"),
-			}, addr)
+			}, d.addr)
 			if results[i] == nil {
 				cancel() // the others are not needed
 			}
@@ -220,25 +234,9 @@ func (n *Node) joinAny(ctx context.Context, addrs []netip.AddrPort) ([]netip.Add
 	}
 	_ = g.Wait()
 	if i := slices.Index(results, nil); i >= 0 {
-		return []netip.AddrPort{addrs[i]}, nil
+		return []netip.AddrPort{doors[i].addr}, nil
 	}
-	return nil, joinError(addrs, results)
-}
-
-// joinError says why none of the members admitted us.
-func joinError(addrs []netip.AddrPort, results []error) (err error) {
-	for i, r := range results {
-		switch {
-		case errors.Is(r, mesh.ErrWrongKey):
-			return &HintError{
-				Err:  fmt.Errorf("the cluster at %s has another key", addrs[i]),
-				Hint: "use the key that `gatemesh key show` prints at a member of that cluster",
-			}
-		case err == nil || !errors.Is(r, context.Canceled):
-			err = r
-		}
-	}
-	return err
+	return nil, n.joinError(doors, results)
 }
 
 // handover is the store as one of several members sees it that are asked to
@@ -275,26 +273,6 @@ func (n *Node) find(key ClusterKey, port uint16) (mesh.FindConfig, error) {
 	}, nil
 }
 
-// welcome records the admission of a newcomer that has proven the key.
-func (n *Node) welcome(ctx context.Context, f facts, c mesh.Newcomer) ([]byte, error) {
-	if c.Key.Equal(n.public()) {
-		return nil, mesh.ErrNotMember // found at an address that was another's: it cannot admit itself
-	}
-	now := n.cfg.Now()
-	err := n.store.Admit(ctx, cluster.Admission{
-		Key: c.Key, Name: c.Name, Sponsor: n.self, At: now,
-		Statement: cluster.SignAdmission(n.key, f.cluster, c.Key, now),
-	})
-	if errors.Is(err, cluster.ErrEvicted) {
-		return nil, &mesh.RefusedError{Reason: "this gateway was evicted from the cluster", Hint: joinAgain}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("record admission: %w", err)
-	}
-	n.log.Info("gateway admitted", "gateway", c.Name, "id", cluster.NodeOf(c.Key), "addr", c.Addr)
-	return nil, nil
-}
-
 // admit says whether a key may be a member: by its entry, or by the statement
 // of a sponsor that has one.
 func (n *Node) admit(f facts, key ed25519.PublicKey, voucher []byte) error {
@@ -308,15 +286,21 @@ func (n *Node) admit(f facts, key ed25519.PublicKey, voucher []byte) error {
 	if _, evicted, err := n.store.Evicted(cluster.NodeOf(key)); err != nil || evicted {
 		return cmp.Or(err, mesh.ErrEvicted)
 	}
-	newcomer, sponsor, _, err := cluster.VerifyAdmission(voucher, f.cluster)
+	if left, err := n.store.Departed(cluster.NodeOf(key)); err != nil || left {
+		return cmp.Or(err, errors.New("it has left the cluster"))
+	}
+	newcomer, sponsor, at, err := cluster.VerifyAdmission(voucher, f.cluster)
 	if err != nil {
 		return fmt.Errorf("not admitted, and no sponsor: %w", err)
 	}
 	if !newcomer.Equal(key) {
 		return errors.New("not admitted, and the sponsor speaks for another")
 	}
-	if _, evicted, err := n.store.Evicted(cluster.NodeOf(sponsor)); err != nil || evicted {
-		return cmp.Or(err, mesh.ErrSuspended)
+	if _, evicted, err := n.store.Evicted(cluster.NodeOf(sponsor)); err != nil {
+		return err
+	} else if evicted {
+		n.waiting.add(cluster.Admission{Key: newcomer, Sponsor: cluster.NodeOf(sponsor), At: at})
+		return mesh.ErrSuspended
 	}
 	if _, ok, err := n.store.Admitted(cluster.NodeOf(sponsor)); err != nil || !ok {
 		return errors.Join(errors.New("not admitted, and the sponsor is no member"), err)

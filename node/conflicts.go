@@ -17,6 +17,7 @@ import (
 // plainSettings are the settings whose values may be told. Any other counts as a secret.
 var plainSettings = map[string]bool{
 	setPool: true, setULA: true, cluster.SettingMaxInstances: true, cluster.SettingAuditLevel: true, cluster.SettingAuditDays: true,
+	cluster.SettingJoins: true, cluster.SettingJoinHosts: true,
 }
 
 // ListConflicts implements [api.Conflicts].

@@ -26,7 +26,9 @@ var adminSettings = map[string]struct {
 	cluster.SettingAuditLevel: {cluster.AuditAll, oneOf(cluster.AuditAll, cluster.AuditSecurity, cluster.AuditOff)},
 	cluster.SettingAuditDays:  {strconv.Itoa(cluster.DefaultAuditDays), between(1, 3650)},
 	// Not bounded.
-	cluster.SettingMaxInstances: {"", between(1, cluster.MaxInstances)},
+	cluster.SettingMaxInstances: {"", orNone(between(1, cluster.MaxInstances))},
+	cluster.SettingJoins:        {"on", oneOf("on", "off")},
+	cluster.SettingJoinHosts:    {"", checkHosts}, // from anywhere
 }
 
 func oneOf(values ...string) func(string) error {
@@ -170,7 +172,7 @@ func (n *Node) wantedSettings(want map[string]string) (map[string][]byte, []api.
 		if is != want[name] {
 			settings[name] = []byte(want[name])
 			changes = append(changes, api.ConfigChange{
-				What: api.Changed, Object: "setting " + name, Fields: []string{cmp.Or(is, "none") + " → " + want[name]},
+				What: api.Changed, Object: "setting " + name, Fields: []string{cmp.Or(is, "none") + " → " + cmp.Or(want[name], "none")},
 			})
 		}
 	}

@@ -136,7 +136,9 @@ func (p *parts) handedOver(k cluster.Key) bool {
 }
 
 // leaving says whether devices are to be given away.
-func (p *parts) leaving() bool { return p.draining.Load() || p.ready.lost.Load() }
+func (p *parts) leaving() bool {
+	return p.draining.Load() || p.ready.lost.Load() || p.ready.surplus.Load()
+}
 
 // rouseLeaving wakes giveAway. It does not block.
 func (p *parts) rouseLeaving() {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"gatemesh/cluster"
@@ -30,8 +32,8 @@ func (n *Node) EvictGateway(ctx context.Context, ref string) (api.Eviction, erro
 		return api.Eviction{}, gatewayError(ref, err)
 	}
 	if g.Node == n.self {
-		return api.Eviction{}, api.Errorf(api.Invalid, "evict it at another gateway; one that is to go of its own accord is drained and stopped",
-			"%s is this gateway itself", g.Name)
+		hint := "evict it at another gateway; one that is to go of its own accord is reset: `gatemesh gateway reset`"
+		return api.Eviction{}, api.Errorf(api.Invalid, hint, "%s is this gateway itself", g.Name)
 	}
 	if err := n.store.Expel(ctx, g.Node); err != nil {
 		return api.Eviction{}, gatewayError(ref, err)
@@ -95,7 +97,7 @@ func (n *Node) eviction(v cluster.Eviction) (api.Eviction, error) {
 	if err != nil {
 		return api.Eviction{}, err
 	}
-	suspended, err := n.store.Suspended()
+	suspended, err := n.suspended()
 	if err != nil {
 		return api.Eviction{}, err
 	}
@@ -130,8 +132,11 @@ func exposed() []api.Exposure {
 	return []api.Exposure{
 		{What: "cluster key, and with it all join tokens", Remedy: "replaced; make new tokens", Done: true},
 		{What: "gossip key", Remedy: "replaced", Done: true},
-		{What: "WireGuard private key of the cluster", Remedy: "until it is replaced that gateway can answer devices that reach it: " +
-			"take its address away from it; devices get another key only with a new cluster"},
+		{
+			What: "WireGuard private key of the cluster",
+			Remedy: "that gateway can answer devices that reach it: take its address away from it; " +
+				"devices get another key only with a new cluster",
+		},
 		{What: "preshared keys of the devices", Remedy: "`gatemesh device rekey`, those of most worth first"},
 		{What: "names, addresses and settings", Remedy: "nothing can take them back"},
 	}
@@ -143,15 +148,16 @@ func (n *Node) ReadmitGateway(ctx context.Context, ref string) (api.Readmitted, 
 	if err != nil {
 		return api.Readmitted{}, err
 	}
-	suspended, err := n.store.Suspended()
+	suspended, err := n.suspended()
 	if err != nil {
 		return api.Readmitted{}, err
 	}
 	i := slices.IndexFunc(suspended, func(a cluster.Admission) bool {
-		return a.Name == ref || cluster.NodeOf(a.Key).String() == ref
+		return a.Name == ref || len(ref) >= minGatewayID && strings.HasPrefix(cluster.NodeOf(a.Key).String(), ref)
 	})
 	if i < 0 {
-		return api.Readmitted{}, api.Errorf(api.NotFound, "`gatemesh gateway evicted` shows those that wait for it", "no gateway called %q waits to be admitted again", ref)
+		return api.Readmitted{}, api.Errorf(api.NotFound, "`gatemesh gateway evicted` shows those that wait for it",
+			"no gateway called %q waits to be admitted again", ref)
 	}
 	a, now := suspended[i], n.cfg.Now()
 	err = n.store.Admit(ctx, cluster.Admission{
@@ -162,4 +168,51 @@ func (n *Node) ReadmitGateway(ctx context.Context, ref string) (api.Readmitted, 
 		return api.Readmitted{}, err
 	}
 	return api.Readmitted{Name: a.Name, ID: cluster.NodeOf(a.Key).String()}, nil
+}
+
+// minGatewayID is how many digits of a gateway's id name it.
+const minGatewayID = 6
+
+// maxWaiting bounds how many gateways are remembered that wait to be admitted again.
+const maxWaiting = 64
+
+// waiting is gateways that called here with the word of an evicted one, and of which the store knows nothing. The zero
+// value is empty.
+type waiting struct {
+	mu  sync.Mutex // guards all
+	all []cluster.Admission
+}
+
+// add remembers one; the oldest goes for lack of room.
+func (w *waiting) add(a cluster.Admission) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if slices.ContainsFunc(w.all, func(o cluster.Admission) bool { return o.Key.Equal(a.Key) }) {
+		return
+	}
+	if len(w.all) == maxWaiting {
+		w.all = slices.Delete(w.all, 0, 1)
+	}
+	w.all = append(w.all, a)
+}
+
+// suspended returns the gateways whose admission does not stand: those in the store and those that called here.
+func (n *Node) suspended() ([]cluster.Admission, error) {
+	all, err := n.store.Suspended()
+	if err != nil {
+		return nil, err
+	}
+	n.waiting.mu.Lock()
+	called := slices.Clone(n.waiting.all)
+	n.waiting.mu.Unlock()
+	for _, a := range called {
+		known, _, err := n.store.Admitted(cluster.NodeOf(a.Key))
+		if err != nil {
+			return nil, err
+		}
+		if known.Key == nil {
+			all = append(all, a)
+		}
+	}
+	return all, nil
 }

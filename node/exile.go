@@ -18,9 +18,9 @@ import (
 	"gatemesh/mesh"
 )
 
-// A gateway that was evicted may not have been told by the cluster's data, which it is sent no more of. It learns it
-// when members refuse it. Who says so has proven the key of a member, and is believed as long as no other member keeps a
-// link: one that lies stops nobody whom the others have.
+// A gateway that was evicted may not have been told by the cluster's data, of which it is sent no more. It learns it
+// when members refuse it. Who says so has proven the key of a member, and is believed as long as fewer others keep a
+// link: one that lies stops nobody whom the others have, and those whom it has brought along do not save an evicted one.
 
 const (
 	// exileFile remembers, in the data directory, that this gateway was evicted.
@@ -29,10 +29,13 @@ const (
 	// meanwhile.
 	exilePatience = 2 * time.Second
 	exileLook     = 50 * time.Millisecond
+	// exileMemory is for how long a refusal counts. Who refuses us is dialled more often.
+	exileMemory = time.Minute
 )
 
 // joinAgain is what to do with a gateway that was evicted.
-const joinAgain = "its key is never admitted again: to have this machine back, start with an empty --data directory and a new key or token"
+const joinAgain = "its key is never admitted again: to have this machine back, start it with an empty --data directory " +
+	"and a new key or token"
 
 // exile is what others say of this gateway's membership.
 type exile struct {
@@ -45,25 +48,25 @@ type exile struct {
 
 // exileVoice is one member that refuses us.
 type exileVoice struct {
-	name  string
 	final bool // as evicted, not until we are admitted again
+	at    time.Time
 }
 
 func newExile() *exile {
 	return &exile{wake: make(chan struct{}, 1), said: map[cluster.Node]exileVoice{}}
 }
 
-// judge says whether we are to be silent, and whether that is for good: some refuse us, and nobody else has us.
-func judge(said map[cluster.Node]exileVoice, linked []cluster.Node) (silent, final bool) {
-	for _, id := range linked {
-		if _, refuses := said[id]; !refuses {
-			return false, false
+// judge says whether we are to be silent, and whether that is for good: more refuse us than have us.
+func judge(said map[cluster.Node]exileVoice, linked []cluster.Node, now time.Time) (silent, final bool) {
+	against := 0
+	for _, v := range said {
+		if now.Sub(v.at) < exileMemory {
+			against++
+			final = final || v.final
 		}
 	}
-	for _, v := range said {
-		final = final || v.final
-	}
-	return len(said) > 0, final
+	silent = against > len(linked)
+	return silent, silent && final
 }
 
 // onExile takes in an event of the mesh. It does not block.
@@ -73,8 +76,7 @@ func (n *Node) onExile(p *parts, e mesh.Event) {
 	switch e.Kind {
 	case mesh.Shunned:
 		v, known := p.exile.said[id]
-		v.final = v.final || e.Final
-		p.exile.said[id] = v
+		p.exile.said[id] = exileVoice{v.final || e.Final, time.Now()}
 		if !known {
 			n.log.Warn("a member refuses this gateway", "member", id, "evicted", e.Final)
 		}
@@ -89,17 +91,21 @@ func (n *Node) onExile(p *parts, e mesh.Event) {
 
 // weighExile decides anew whether this gateway is silent. final says that it is for good.
 func (n *Node) weighExile(p *parts) (final bool) {
+	members := p.mesh.Members()
+	p.exile.mu.Lock()
+	defer p.exile.mu.Unlock()
 	var linked []cluster.Node
-	for _, m := range p.mesh.Members() {
-		if m.Linked {
+	for _, m := range members {
+		if _, refuses := p.exile.said[cluster.Node(m.ID)]; m.Linked && !refuses {
 			linked = append(linked, cluster.Node(m.ID))
 		}
 	}
-	p.exile.mu.Lock()
-	defer p.exile.mu.Unlock()
-	silent, final := judge(p.exile.said, linked)
-	if a, stands, err := n.store.Admitted(n.self); err == nil && !stands {
-		silent, final = true, final || a.Key == nil
+	silent, final := judge(p.exile.said, linked, time.Now())
+	if a, stands, err := n.store.Admitted(n.self); err == nil && !stands && a.Key != nil {
+		silent = true
+	}
+	if _, evicted, err := n.store.Evicted(n.self); err == nil && evicted {
+		silent, final = true, true
 	}
 	if was := p.exile.silent.Swap(silent); was != silent {
 		n.log.Warn("membership in doubt", "serves", !silent)

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"gatemesh/cluster"
 )
 
 // joiningFile says that a join was begun and not finished: a gateway that was
@@ -16,18 +18,25 @@ const joiningFile = "joining.json"
 
 // joining is the content of that file.
 type joining struct {
-	Key  string `json:"key"`
-	Join string `json:"join,omitempty"`
+	Key   string `json:"key,omitempty"`
+	Join  string `json:"join,omitempty"`
+	Token string `json:"token,omitempty"` // in place of both
 }
 
 var errForeign = &HintError{
 	Err:  errors.New("the data directory holds parts of a cluster that was not joined in full"),
-	Hint: "start with that cluster's --key to go on, or use another --data directory",
+	Hint: "start with what that cluster was joined with to go on, or use another --data directory",
 }
 
 // noteJoining writes down what is being joined.
 func (n *Node) noteJoining() error {
-	b, err := json.Marshal(joining{Key: n.cfg.Key.String(), Join: n.cfg.Join})
+	j := joining{Join: n.cfg.Join}
+	if n.cfg.Token != nil {
+		j.Token = n.cfg.Token.String()
+	} else {
+		j.Key = n.cfg.Key.String()
+	}
+	b, err := json.Marshal(j)
 	if err == nil {
 		err = WriteFile(filepath.Join(n.cfg.Data, joiningFile), b)
 	}
@@ -42,8 +51,9 @@ func (n *Node) noteJoining() error {
 func (n *Node) resumeJoining() error {
 	b, err := os.ReadFile(filepath.Join(n.cfg.Data, joiningFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		if n.cfg.Join != "" && n.cfg.Key == nil {
-			return hintf("add --key with the key that `gatemesh key show` prints at a member", "--join needs the key of the cluster")
+		if n.cfg.Join != "" && n.cfg.Key == nil && n.cfg.Token == nil {
+			return hintf("add --key with the key that `gatemesh key show` prints at a member, or use a join token of `gatemesh token create`",
+				"--join HOST needs the key of the cluster")
 		}
 		return nil
 	}
@@ -54,19 +64,51 @@ func (n *Node) resumeJoining() error {
 	if err != nil {
 		return fmt.Errorf("read unfinished join: %w", err)
 	}
+	if j.Token != "" {
+		return n.resumeToken(j.Token)
+	}
 	key, err := ParseClusterKey(j.Key)
 	if err != nil {
 		return fmt.Errorf("read unfinished join: %w", err)
+	}
+	if n.cfg.Token != nil {
+		return n.overRemains() // of which cluster they are is not known
 	}
 	if n.cfg.Key == nil {
 		n.cfg.Key = &key
 		n.log.Info("an unfinished join goes on", "join", j.Join)
 	}
-	if *n.cfg.Key != key && !n.emptyStore() {
-		return errForeign
+	if *n.cfg.Key != key {
+		return n.overRemains()
 	}
-	if n.cfg.Join == "" && *n.cfg.Key == key {
+	if n.cfg.Join == "" {
 		n.cfg.Join = j.Join
+	}
+	return nil
+}
+
+// resumeToken takes up an unfinished join by a token.
+func (n *Node) resumeToken(text string) error {
+	t, err := ParseJoinToken(text)
+	if err != nil {
+		return fmt.Errorf("read unfinished join: %w", err)
+	}
+	switch {
+	case n.cfg.Token != nil && string(n.cfg.Token.Cluster) == string(t.Cluster):
+	case n.cfg.Token != nil || n.cfg.Key != nil:
+		return n.overRemains()
+	default:
+		n.cfg.Token = &t
+		n.log.Info("an unfinished join goes on", "token", cluster.TokenID(t.ID))
+	}
+	return nil
+}
+
+// overRemains refuses unless nothing of the cluster has come that was being
+// joined.
+func (n *Node) overRemains() error {
+	if !n.emptyStore() {
+		return errForeign
 	}
 	return nil
 }

@@ -60,7 +60,8 @@ func (n *Node) agreesOnKey() error {
 		return nil
 	}
 	if _, was := r.Former[id]; was {
-		n.log.Warn("--key is an old key of this cluster; nobody joins with it any more", "hint", "`gatemesh key show` prints the one that holds")
+		n.log.Warn("--key is an old key of this cluster; nobody joins with it any more",
+			"hint", "`gatemesh key show` prints the one that holds")
 		return nil
 	}
 	return hintf("leave --key out, or use another --data directory for another cluster",
@@ -168,8 +169,8 @@ func (n *Node) turnOnce(ctx context.Context, p *parts, late bool) error {
 			}
 		}
 		held[kind] = h
-		if was := r.Held[n.self][kind].Uses; was != h.Uses {
-			n.log.Info("key in use", "kind", kind, "key", h.Uses, "instead of", was)
+		if r.Held[n.self][kind].Uses != h.Uses && h.Uses != t.Hold[len(t.Hold)-1].ID {
+			n.log.Info("key in use", "kind", kind, "key", h.Uses)
 		}
 	}
 	poke(p.hints)

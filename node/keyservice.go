@@ -95,8 +95,8 @@ func (n *Node) RotateKey(ctx context.Context, kind string, q api.Rotation) (api.
 			return api.KeyRing{}, gatewayError(ref, err)
 		}
 		if g.Node == n.self || !slices.Contains(members, g.Node) {
-			return api.KeyRing{}, api.Errorf(api.Invalid, "name another member that is away; `gatemesh keys status` shows who is waited for",
-				"%s cannot be left behind", g.Name)
+			hint := "name another member that is away; `gatemesh keys status` shows who is waited for"
+			return api.KeyRing{}, api.Errorf(api.Invalid, hint, "%s cannot be left behind", g.Name)
 		}
 		behind = append(behind, g.Node)
 	}
@@ -111,8 +111,8 @@ func (n *Node) RotateKey(ctx context.Context, kind string, q api.Rotation) (api.
 	}
 	var limit *cluster.LimitError
 	if errors.As(err, &limit) {
-		return api.KeyRing{}, api.Errorf(api.Unavailable, "wait for the gateways that `gatemesh keys status` names, or leave them behind with --force",
-			"%d %s keys hold already", cluster.MaxKeys, kind)
+		hint := "wait for the gateways that `gatemesh keys status` names, or leave them behind with --force"
+		return api.KeyRing{}, api.Errorf(api.Unavailable, hint, "%d %s keys hold already", cluster.MaxKeys, kind)
 	}
 	if err != nil {
 		return api.KeyRing{}, err

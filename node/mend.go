@@ -16,14 +16,15 @@ const (
 	evacuateAfter = 500 * time.Millisecond // devices wait so long before they are given to others
 )
 
-// readiness says whether a gateway takes devices: it has joined, and its data path works.
+// readiness says whether a gateway takes devices: it has joined, its data path works, and it is one of those that may serve.
 type readiness struct {
 	joined, broken atomic.Bool
+	surplus        atomic.Bool // there are more gateways than may serve, and this is one of the others
 	lost           atomic.Bool // broken for longer than evacuateAfter: devices are given away
 }
 
 // Load reports whether devices are taken.
-func (r *readiness) Load() bool { return r.joined.Load() && !r.broken.Load() }
+func (r *readiness) Load() bool { return r.joined.Load() && !r.broken.Load() && !r.surplus.Load() }
 
 // serveDevices runs the engine. A data path that fails takes the gateway out of placement and its devices to their
 // heirs, until it is open again; sessions that nobody took go on then.

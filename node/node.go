@@ -34,6 +34,9 @@ type Node struct {
 	store   *cluster.Store
 	closers []closer
 
+	waiting   waiting
+	admitting sync.Mutex // held while one newcomer is counted and admitted
+
 	live atomic.Pointer[parts] // nil until the cluster is known
 }
 
@@ -55,6 +58,7 @@ type parts struct {
 	keys     chan struct{} // wakes turnKeys; capacity 1
 	hints    chan struct{} // wakes announce; capacity 1
 	exile    *exile
+	recount  atomic.Bool // reconcile is to count the instances
 	dirty    dirty
 	ready    readiness
 	draining atomic.Bool   // takes no new devices and gives away those it has
@@ -252,7 +256,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		States:  map[string]mesh.State{"config": n.store, "sessions": p.sessions},
 		Admit:   func(k ed25519.PublicKey, voucher []byte) error { return n.admit(came.facts, k, voucher) },
 		Voucher: admission.Statement,
-		Welcome: func(ctx context.Context, c mesh.Newcomer) ([]byte, error) { return n.welcome(ctx, came.facts, c) },
+		Welcome: func(ctx context.Context, c mesh.Newcomer) ([]byte, error) { return n.welcome(ctx, p, c) },
 		Beat:    n.beat(p), Book: n.book, Events: n.onMesh(p),
 		Log: n.log.With("component", "mesh"),
 	})
@@ -291,6 +295,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	p.mesh.Handle(kindPage, n.onPage)
 	p.mesh.Handle(kindRepair, n.onRepair(p))
 	p.mesh.Handle(kindPacket, n.onPacket(p))
+	p.mesh.Handle(kindSpend, n.onSpend)
 	p.mesh.Handle(kindDatagram, n.onDatagram(p))
 
 	p.sessions.Subscribe(n.onForeign(p))
@@ -322,6 +327,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.collect(ctx) })
 	g.Go(func() error { return n.comeBack(ctx, p) })
 	g.Go(func() error { return n.trimAudit(ctx) })
+	g.Go(func() error { return n.trimTokens(ctx) })
 	g.Go(func() error { return n.announce(ctx, p) })
 	g.Go(func() error { return n.keepPlace(ctx, p) })
 	g.Go(func() error { return n.watchTwins(ctx, p) })
@@ -343,10 +349,12 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 	wait := readyWait
 	if others, err := n.store.Admissions(); err == nil && len(others) < 2 {
 		wait = 0 // there is nobody to hear from
+		n.store.ConfirmTokens()
 	}
 	if err := p.peers.waitSynced(ctx, wait); err != nil {
 		return nil //nolint:nilerr // the gateway is being stopped
 	}
+	n.countInstances(p)
 	p.ready.joined.Store(true)
 	n.log.Info("gateway ready", "name", n.name, "cluster", clusterName(came.facts.cluster))
 	if n.cfg.Ready != nil {

@@ -43,6 +43,9 @@ func (n *Node) onChange(p *parts) func([]cluster.Ref) {
 		for _, r := range refs {
 			members = members || slices.Contains(membershipKinds, r.Kind)
 			if r.Kind != "device" {
+				if r.Kind == "admission" || r.Kind == "setting" {
+					p.recount.Store(true)
+				}
 				continue
 			}
 			if k, err := cluster.ParseKey(r.ID); err == nil {
@@ -70,9 +73,13 @@ func (n *Node) reconcile(ctx context.Context, p *parts) error {
 			return nil
 		case <-tick.C:
 			p.sessions.Expire(n.cfg.Now().Add(-sessionLife))
+			n.countInstances(p)
 		case <-p.changes:
 			if keys := p.dirty.take(); len(keys) > 0 {
 				p.vpn.Refresh(keys...)
+			}
+			if p.recount.Swap(false) {
+				n.countInstances(p)
 			}
 		}
 	}

@@ -311,6 +311,7 @@ func (n *Node) onMesh(p *parts) func(mesh.Event) {
 			n.log.Warn("gateway down", "gateway", e.Member.Name, "id", id)
 			n.fallen(p, id)
 		case mesh.Synced:
+			n.store.ConfirmTokens()
 			n.abandon(p, id)
 			if p.peers.returned(id) {
 				n.recall(p)

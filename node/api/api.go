@@ -18,6 +18,8 @@ type Service interface {
 	Audits
 	Keys
 	Evictions
+	Tokens
+	Settings
 }
 
 // Clusters answers for the cluster as one thing.
@@ -52,6 +54,7 @@ type Status struct {
 	Gateway   string `json:"gateway"`   // name of the gateway that answers
 	ID        string `json:"id"`        // its id
 	Ready     bool   `json:"ready"`     // takes devices
+	NotReady  string `json:"not_ready"` // why it takes none, if that is known; "" else
 	Gateways  int    `json:"gateways"`  // alive, this one included
 	Devices   int    `json:"devices"`   // enrolled
 	Sessions  int    `json:"sessions"`  // connected devices, cluster-wide

@@ -59,6 +59,8 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	auditRoutes(mux, s, log)
 	keyRoutes(mux, s, log)
 	evictionRoutes(mux, s, log)
+	tokenRoutes(mux, s, log)
+	settingRoutes(mux, s, log)
 	var h http.Handler = mux
 	if w, ok := s.(Writes); ok {
 		h = tellStored(w, h)

@@ -105,6 +105,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(),
 			syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(), poolCommand(), auditCommand(),
+			tokenCommand(), clusterCommand(),
 			keyCommand(), keysCommand(), versionCommand(),
 		},
 		Action: noCommand,

@@ -27,6 +27,9 @@ func statusCommand() *cli.Command {
 				_, err = fmt.Fprintf(c.App.Writer,
 					"cluster    %s\ngateway    %s\nready      %v\ngateways   %d alive\ndevices    %d\nsessions   %d\npool       %s\ndata plane %s\nversion    %s\n",
 					st.Cluster, st.Gateway, st.Ready, st.Gateways, st.Devices, st.Sessions, st.Pool, st.Dataplane, st.Version)
+				if err == nil && st.NotReady != "" {
+					_, err = fmt.Fprintf(c.App.Writer, "not ready  %s\n", st.NotReady)
+				}
 				if err == nil && st.Disk.ReadOnly {
 					_, err = fmt.Fprintf(c.App.Writer, "disk       nearly full: %s free, %s needed; no changes are taken\n",
 						bytesText(st.Disk.Free), bytesText(st.Disk.Needed))

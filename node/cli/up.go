@@ -23,12 +23,12 @@ func upCommand() *cli.Command {
 		Name:  "up",
 		Usage: "start a gateway",
 		Description: "Without flags it begins a new cluster, or comes back as what it was. With --key it\n" +
-			"joins the cluster of that key: the one on the LAN, or the one at --join. Flags are\n" +
-			"remembered in the data directory.",
+			"joins the cluster of that key: the one on the LAN, or the one at --join. With a token of\n" +
+			"`gatemesh token create` at --join it needs no key. Flags are remembered in the data directory.",
 		Flags: []cli.Flag{
 			configFlag,
 			&cli.StringFlag{Name: "key", Usage: "`KEY` of the cluster, gmk1-… or file:PATH", EnvVars: env("KEY")},
-			&cli.StringFlag{Name: "join", Usage: "a member's `HOST[:PORT]`, where it cannot be found on the LAN", EnvVars: env("JOIN")},
+			&cli.StringFlag{Name: "join", Usage: "a join `TOKEN`, gmt1-… or file:PATH; or a member's HOST[:PORT], beside --key", EnvVars: env("JOIN")},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of this gateway", DefaultText: "the host's", EnvVars: env("NAME")},
 			&cli.StringFlag{Name: "data", Usage: "`DIR` of all that it keeps", DefaultText: "/var/lib/gatemesh for root, else the user's own", EnvVars: env("DATA")},
 			&cli.StringFlag{Name: "listen", Usage: "UDP `:PORT` for devices", Value: node.DefaultListen, EnvVars: env("LISTEN")},
@@ -112,7 +112,9 @@ func upConfig(told choices, data string) (cfg node.Config, err error) {
 		}
 		cfg.Key = &key
 	}
-	cfg.Join = told.once("join")
+	if s := told.once("join"); s != "" {
+		return cfg, readJoin(s, &cfg)
+	}
 	return cfg, nil
 }
 

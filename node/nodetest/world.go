@@ -65,6 +65,9 @@ func (w *World) Gateway(i int, name string) *Gateway {
 	return &Gateway{Addr: meshtest.Addr(i), Name: name, w: w, dir: w.tb.TempDir()}
 }
 
+// Dir returns its data directory.
+func (g *Gateway) Dir() string { return g.dir }
+
 // Skew sets the gateway's wall clock apart from the next start on.
 func (g *Gateway) Skew(d time.Duration) { g.skew = d }
 
@@ -112,6 +115,19 @@ func (g *Gateway) end() error {
 	}
 	g.cancel()
 	<-g.done
+	g.cancel = nil
+	return g.err
+}
+
+// Ended waits until the gateway has ended by itself and returns why.
+func (g *Gateway) Ended(limit time.Duration) error {
+	g.w.tb.Helper()
+	select {
+	case <-g.done:
+	case <-time.After(limit):
+		g.w.tb.Fatalf("%s: still runs after %v", g.Name, limit)
+	}
+	g.cancel()
 	g.cancel = nil
 	return g.err
 }
