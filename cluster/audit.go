@@ -190,6 +190,8 @@ func shown(r ref, field string, c *cell) string {
 		text = field == fieldName || field == fieldCreated
 	case kindGateway:
 		text = true
+	case kindUser:
+		text = field == fieldRole || field == fieldCreated
 	case kindSetting:
 		text = slices.Contains(publicSettings, string(r.id()))
 	}

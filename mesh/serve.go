@@ -24,7 +24,7 @@ func (m *Mesh) serve(ctx context.Context, s *stranger) {
 		return
 	}
 	s.limit(helloBytes)
-	w, err := m.self.handshake(ctx, s, false, protoLink, protoJoin)
+	w, err := m.self.handshake(ctx, s, false, protoLink, protoJoin, protoClaim, protoLogon)
 	if err != nil {
 		m.log.Debug("connection refused", "from", s.from, "err", err)
 		return
@@ -34,6 +34,10 @@ func (m *Mesh) serve(ctx context.Context, s *stranger) {
 		err = m.serveLink(ctx, s, w, release)
 	case protoJoin:
 		err = m.serveJoin(ctx, s, w)
+	case protoClaim:
+		err = m.serveClaim(ctx, s, w)
+	case protoLogon:
+		err = m.serveLogon(ctx, s, w)
 	}
 	w.close()
 	if err != nil && ctx.Err() == nil {

@@ -13,11 +13,11 @@ import (
 )
 
 // big runs the simulations of this file at full size; they take minutes.
-var big = flag.Bool("mesh.big", false, "simulate 48 gateways, and splits of days between several")
+var large = flag.Bool("mesh.big", false, "simulate 48 gateways, and splits of days between several")
 
 // bigger chooses between the usual and the full size.
 func bigger[T any](usual, full T) T {
-	if *big {
+	if *large {
 		return full
 	}
 	return usual

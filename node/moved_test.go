@@ -2,12 +2,12 @@ package node_test
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"gatemesh/mesh/meshtest"
 	"gatemesh/node/nodetest"
 )
 
@@ -17,7 +17,7 @@ func TestAddressChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := nodetest.New(t, 91)
 		a, b, c := three(t, w)
-		to := meshtest.Addr(40)
+		to := netip.MustParseAddr("10.0.0.40")
 		w.Net.Move(b.Addr, to)
 		b.Addr = to
 		w.Wait("all list the new address", 15*time.Second, func() bool {

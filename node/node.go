@@ -37,6 +37,11 @@ type Node struct {
 	waiting   waiting
 	admitting sync.Mutex // held while one newcomer is counted and admitted
 
+	logons tries
+	asked  context.Context    // ends when Run is to end
+	giveUp context.CancelFunc // ends asked
+	resets atomic.Bool        // there is a note of what the next Node is to do
+
 	live atomic.Pointer[parts] // nil until the cluster is known
 }
 
@@ -88,19 +93,42 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now()}
+	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now(), logons: tries{each: logonTries, all: logonTriesAll, lockout: logonLockout}}
+	n.asked, n.giveUp = context.WithCancel(context.Background())
+	n.onClose("run", func() error { n.giveUp(); return nil })
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
+	}
+	if onTrial(cfg.Data) {
+		n.cfg = n.cfg.Reset()
 	}
 	return n, nil
 }
 
-// open opens what lies in the data directory.
+// open opens what lies in the data directory, after what a note says was done to it.
 func (n *Node) open() (err error) {
-	cfg := &n.cfg
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+	if err := os.MkdirAll(n.cfg.Data, 0o700); err != nil {
 		return unwritable(err)
 	}
+	note, due, err := readReset(n.cfg.Data)
+	if err != nil {
+		return err
+	}
+	if err := n.openStore(); err != nil || !due {
+		return err
+	}
+	if err := n.store.Close(); err != nil { // nobody else had it open
+		return fmt.Errorf("close store: %w", err)
+	}
+	if err := finishReset(n.cfg.Data, note); err != nil {
+		return unwritable(err)
+	}
+	return n.openStore()
+}
+
+// openStore opens the store of the gateway whose key the directory holds.
+func (n *Node) openStore() (err error) {
+	cfg := &n.cfg
 	n.key, err = loadIdentity(cfg.Data)
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -108,7 +136,7 @@ func (n *Node) open() (err error) {
 	} else if err != nil {
 		return err
 	}
-	store := filepath.Join(cfg.Data, "store") // closed to others, whatever the mode of the files in it
+	store := filepath.Join(cfg.Data, storeDir) // closed to others, whatever the mode of the files in it
 	if err := errors.Join(os.MkdirAll(store, 0o700), os.Chmod(store, 0o700)); err != nil {
 		return unwritable(err)
 	}
@@ -177,7 +205,7 @@ func (n *Node) Close() error {
 }
 
 // Run is the life of the gateway: it finds or begins its cluster, takes
-// devices, and returns when ctx ends (nil then) or a part fails.
+// devices, and returns when ctx ends (nil then), a part fails, or it gives up its cluster (ErrReset then).
 func (n *Node) Run(ctx context.Context) error {
 	inner, stop := context.WithCancel(cluster.WithActor(context.WithoutCancel(ctx), itself))
 	defer stop()
@@ -186,9 +214,14 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.run(gctx, g) })
 	g.Go(func() error {
 		defer stop()
-		return n.depart(gctx, ctx.Done())
+		return n.depart(gctx, n.asked.Done())
 	})
+	release := context.AfterFunc(ctx, n.giveUp)
 	err := g.Wait()
+	release()
+	if ctx.Err() == nil && n.resets.Load() && (err == nil || errors.Is(err, context.Canceled)) {
+		return ErrReset
+	}
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil
 	}
@@ -257,7 +290,8 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		Admit:   func(k ed25519.PublicKey, voucher []byte) error { return n.admit(came.facts, k, voucher) },
 		Voucher: admission.Statement,
 		Welcome: func(ctx context.Context, c mesh.Newcomer) ([]byte, error) { return n.welcome(ctx, p, c) },
-		Beat:    n.beat(p), Book: n.book, Events: n.onMesh(p),
+		Claims:  newClaimable(n, p), Logon: n.onLogon,
+		Beat: n.beat(p), Book: n.book, Events: n.onMesh(p),
 		Log: n.log.With("component", "mesh"),
 	})
 	if err != nil {

@@ -20,6 +20,8 @@ type Service interface {
 	Evictions
 	Tokens
 	Settings
+	Users
+	Claims
 }
 
 // Clusters answers for the cluster as one thing.

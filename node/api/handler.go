@@ -61,6 +61,8 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	evictionRoutes(mux, s, log)
 	tokenRoutes(mux, s, log)
 	settingRoutes(mux, s, log)
+	userRoutes(mux, s, log)
+	claimRoutes(mux, s, log)
 	var h http.Handler = mux
 	if w, ok := s.(Writes); ok {
 		h = tellStored(w, h)

@@ -104,7 +104,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler:  func(*cli.Context, error) {}, // Main reports
 		Commands: []*cli.Command{
 			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(),
-			syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(), poolCommand(), auditCommand(),
+			userCommand(), claimCodeCommand(), syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(), poolCommand(), auditCommand(),
 			tokenCommand(), clusterCommand(),
 			keyCommand(), keysCommand(), versionCommand(),
 		},

@@ -132,6 +132,15 @@ func (g *Gateway) Ended(limit time.Duration) error {
 	return g.err
 }
 
+// Reborn waits until the gateway gives up its cluster, and starts it as what it has become.
+func (g *Gateway) Reborn() {
+	g.w.tb.Helper()
+	if err := g.Ended(time.Minute); !errors.Is(err, node.ErrReset) {
+		g.w.tb.Fatalf("%s does not begin anew: %v", g.Name, err)
+	}
+	g.Start(func(c *node.Config) { *c = c.Reset() })
+}
+
 // Kill ends the gateway as kill -9 would: nothing that it says in its end gets
 // out.
 func (g *Gateway) Kill() {
