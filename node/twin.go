@@ -116,7 +116,8 @@ func (n *Node) born() time.Time {
 	return born(as)
 }
 
-// watchTwins looks for twins on the LAN now and then.
+// watchTwins looks for twins on the LAN now and then, and joins an older one
+// where that costs nothing.
 func (n *Node) watchTwins(ctx context.Context, p *parts) error {
 	for look := twinFirst; ctx.Err() == nil; look = twinLook {
 		cfg, err := n.find(n.clusterKey(), p.mesh.Addr().Port())
@@ -132,6 +133,9 @@ func (n *Node) watchTwins(ctx context.Context, p *parts) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			n.log.Debug("not looked for other clusters on the LAN", "err", err)
+		}
+		if n.joinOlder(ctx, p) {
+			return nil
 		}
 		if err := sleep(ctx, twinPause); err != nil {
 			return nil //nolint:nilerr // the gateway is being stopped
