@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -25,6 +26,8 @@ const (
 type FindConfig struct {
 	Key        ed25519.PrivateKey // ours: it decides who begins
 	ClusterKey [32]byte           // whose members are looked for
+	Cluster    [16]byte           // of a member: which cluster it is in
+	Born       time.Time          // and when that began
 	Port       uint16             // on which our mesh listens, or will
 	LAN        LAN                // nil means LANSystem
 	Log        *slog.Logger       // nil means slog.Default
@@ -83,6 +86,39 @@ func Announce(ctx context.Context, cfg FindConfig) error {
 	return f.repeat(ctx, roleMember, hintInterval, memberHints)
 }
 
+// Sighting is a member of a cluster that has our key, on the LAN. That it once
+// was there is all that is proven.
+type Sighting struct {
+	ID      ID
+	Addr    netip.AddrPort
+	Cluster [8]byte // beginning of the cluster's id
+	Born    time.Time
+}
+
+// Watch tells seen of the members of any cluster with the key that it hears on
+// the LAN, again and again, until ctx ends, which is no error. seen is called
+// by one goroutine.
+func Watch(ctx context.Context, cfg FindConfig, seen func(Sighting)) error {
+	f, err := cfg.open()
+	if err != nil {
+		return err
+	}
+	defer f.conn.Close()
+	hints := make(chan sighting, 64)
+	ended := make(chan struct{})
+	go f.listen(ctx, hints, ended)
+	for {
+		select {
+		case s := <-hints:
+			if s.hint.role == roleMember {
+				seen(Sighting{s.hint.id, s.from, s.hint.cluster, time.Unix(int64(s.hint.born), 0)})
+			}
+		case <-ended:
+			return nil
+		}
+	}
+}
+
 // repeat says what we are n times, for those who miss one, and then stays
 // until ctx ends to answer whoever asks.
 func (f *finder) repeat(ctx context.Context, r role, every time.Duration, n int) error {
@@ -111,6 +147,9 @@ type finder struct {
 	boot  uint64
 	count uint32
 	log   *slog.Logger
+	// of the cluster of a member
+	cluster [16]byte
+	born    time.Time
 }
 
 type sighting struct {
@@ -142,6 +181,7 @@ func (cfg FindConfig) open() (*finder, error) {
 	return &finder{
 		conn: conn, key: hintKey(cfg.ClusterKey), port: cfg.Port,
 		id: self.id, boot: binary.BigEndian.Uint64(boot[:]), log: cfg.Log,
+		cluster: cfg.Cluster, born: cfg.Born,
 	}, nil
 }
 
@@ -149,6 +189,9 @@ func (cfg FindConfig) open() (*finder, error) {
 func (f *finder) announce(r role) error {
 	f.count++
 	h := hint{role: r, id: f.id, boot: f.boot, count: f.count}
+	if r == roleMember {
+		h.cluster, h.born = [8]byte(f.cluster[:8]), uint32(min(max(f.born.Unix(), 0), math.MaxUint32))
+	}
 	if err := f.conn.Announce(h.seal(f.key, f.port)); err != nil {
 		return fmt.Errorf("announce on the LAN: %w", err)
 	}
