@@ -98,11 +98,3 @@ func renewClaimCode(dir string) (ClaimCode, error) {
 	}
 	return c, nil
 }
-
-// dropClaimCode forgets the code: it is used up.
-func dropClaimCode(dir string) error {
-	if err := os.Remove(filepath.Join(dir, claimFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget claim code: %w", err)
-	}
-	return nil
-}

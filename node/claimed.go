@@ -194,7 +194,7 @@ func (c *claimable) examine(ctx context.Context, secret [32]byte, o claimOffer) 
 		return JoinToken{}, &mesh.RefusedError{Reason: fmt.Sprintf(format, args...), Hint: hint}
 	}
 	code, err := readClaimCode(c.n.cfg.Data)
-	if err != nil || code.secret() != secret {
+	if err != nil || code == "" || code.secret() != secret {
 		return refuse("`gatemesh claim-code` there shows the new one", "the claim code was renewed meanwhile")
 	}
 	about, err := c.about()

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"net/netip"
 	"os"
@@ -247,6 +248,33 @@ func TestClaimedInVain(t *testing.T) {
 		}
 		if _, err := a.AddGateway(ctx, where); !refused(err, "no further gateways may join") || !x.Ready(1) {
 			t.Errorf("joins are off: %v", err)
+		}
+	})
+}
+
+// A token that was made for one gateway is of no use to another.
+func TestTokenForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		w := nodetest.New(t, 1)
+		a := w.Gateway(1, "a")
+		a.Start()
+		w.WaitReady(15*time.Second, a)
+		public, _, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := node.Invite(ctx, a.Node, public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := w.Gateway(2, "x")
+		x.Start(func(c *node.Config) { c.Key, c.Token = nil, token })
+		if err := x.Ended(time.Minute); err == nil || !strings.Contains(err.Error(), "the join token was made for another gateway") {
+			t.Errorf("%v", err)
+		}
+		if tokens, err := a.ListTokens(ctx); err != nil || len(tokens) != 1 || tokens[0].Spent != 0 {
+			t.Errorf("%+v, %v", tokens, err)
 		}
 	})
 }

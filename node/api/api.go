@@ -20,6 +20,7 @@ type Service interface {
 	Evictions
 	Tokens
 	Settings
+	Resets
 	Users
 	Claims
 }

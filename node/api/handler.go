@@ -61,6 +61,7 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	evictionRoutes(mux, s, log)
 	tokenRoutes(mux, s, log)
 	settingRoutes(mux, s, log)
+	resetRoutes(mux, s, log)
 	userRoutes(mux, s, log)
 	claimRoutes(mux, s, log)
 	var h http.Handler = mux
