@@ -48,7 +48,8 @@
 // still has room, see room.go. A store that is damaged is not opened and not
 // changed, see verify.go.
 //
-// Cells of unknown kinds and fields are kept and forwarded as they came.
+// Cells of unknown kinds and fields are kept and forwarded as they came. A kind that a later data format
+// brings is not written before all admitted gateways say that they understand it, see format.go.
 //
 // # What is lost, and what is not shown
 //
@@ -151,5 +152,6 @@
 //
 // # The decisions
 //
-// Place, Heirs, Serving, Allocate and Address6 are pure functions of their arguments.
+// Place, Spare, Heirs, Serving, Allocate, Address6 and Older are pure functions of their arguments. A standby gateway
+// gets devices, by Place and by Heirs, only where no active one has room.
 package cluster

@@ -50,9 +50,11 @@ func TestBar(t *testing.T) {
 		began := time.Now()
 		known.evict(c.id())
 		a.state.add([]byte("after"))
+		within(t, time.Second, "the others have it", func() bool { return b.state.total() == 1 })
+		time.Sleep(time.Second) // the links are up, and what is said over them is not for an evicted one
 		a.mesh.Bar(c.id())
 		b.mesh.Bar(c.id())
-		within(t, 300*time.Millisecond, "both told that it is down", func() bool {
+		within(t, time.Second, "both told that it is down", func() bool {
 			return a.count(mesh.Down, c, began) == 1 && b.count(mesh.Down, c, began) == 1
 		})
 		within(t, time.Second, "it is told why", func() bool {

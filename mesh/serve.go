@@ -61,8 +61,9 @@ func (m *Mesh) serveLink(ctx context.Context, s *stranger, w *wire, release func
 		return err
 	}
 	if code := m.examineDialer(w, theirs); code != 0 {
-		w.refuse(code, "")
-		return &RefusedError{Reason: "by us: " + code.String(), code: code}
+		err := m.refuse(w, theirs, code)
+		m.refusal(s.from, IDOf(w.key), err, true)
+		return err
 	}
 	if err := w.write(handshakeTimeout, encode(kindHello, m.hello(theirs.Class, [16]byte(theirs.Link)))); err != nil {
 		return fmt.Errorf("send hello: %w", err)

@@ -135,8 +135,14 @@ func TestRotate(t *testing.T) {
 		}
 
 		late := w.Gateway(4, "late")
+		time.Sleep(time.Minute) // it is said once a minute
+		complaints := w.Logged("our key does not open")
 		late.Start(func(cfg *node.Config) { k := clusterKey(t, b); cfg.Key = &k })
 		w.WaitReady(10*time.Second, a, b, c, late)
+		time.Sleep(10 * time.Second)
+		if w.Logged("our key does not open") != complaints {
+			t.Error("some gossip under a key that no longer holds")
+		}
 		foreign := w.Gateway(5, "foreign")
 		foreign.Start(func(cfg *node.Config) { cfg.Join = a.Addr.String() })
 		if err := foreign.Ended(10 * time.Second); err == nil || !strings.Contains(err.Error(), "another key") {

@@ -16,14 +16,13 @@ func (n *Node) keepPlace(ctx context.Context, p *parts) error {
 		if is == was {
 			continue
 		}
-		public := n.publicAddress(p)
-		if err := n.announceSelf(ctx, p, public); err != nil {
+		if err := n.announceSelf(ctx, p); err != nil {
 			if ctx.Err() == nil {
 				n.log.Warn("the others are not told of our new address yet", "err", err)
 			}
 			continue
 		}
-		n.log.Info("this gateway has another address", "mesh", is, "public", public)
+		n.log.Info("this gateway has another address", "mesh", is)
 		was = is
 	}
 	return nil

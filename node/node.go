@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +19,7 @@ import (
 
 	"gatemesh/cluster"
 	"gatemesh/mesh"
+	"gatemesh/node/api"
 	"gatemesh/vpn"
 )
 
@@ -29,7 +29,7 @@ type Node struct {
 	log     *slog.Logger
 	key     ed25519.PrivateKey
 	self    cluster.Node
-	name    string // settled in Run
+	name    string // with which it started, settled in Run; offers says what it is called now
 	started time.Time
 	store   *cluster.Store
 	closers []closer
@@ -38,12 +38,16 @@ type Node struct {
 	admitting sync.Mutex // held while one newcomer is counted and admitted
 
 	logons   tries
-	asked    context.Context    // ends when Run is to end
-	giveUp   context.CancelFunc // ends asked
+	called   context.Context    // ends when Run is to end
+	giveUp   context.CancelFunc // ends called
 	resets   atomic.Bool        // there is a note of what the next Node is to do
 	departed atomic.Bool        // this gateway has left its cluster
 
-	live atomic.Pointer[parts] // nil until the cluster is known
+	live  atomic.Pointer[parts] // nil until the cluster is known
+	offer atomic.Pointer[offer] // nil until its entry is written
+
+	events   listeners
+	stopping chan struct{} // closed when the control socket closes
 }
 
 // parts is what exists once the cluster is known. Nothing in it is replaced.
@@ -69,6 +73,8 @@ type parts struct {
 	ready    readiness
 	draining atomic.Bool   // takes no new devices and gives away those it has
 	leave    chan struct{} // wakes giveAway; capacity 1
+	retired  atomic.Bool   // it has become a standby and gives its devices to active gateways
+	full     atomic.Bool   // see fullness; written by the heartbeat
 
 	lags      *lags
 	alarms    alarms
@@ -95,8 +101,11 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now(), logons: tries{each: logonTries, all: logonTriesAll, lockout: logonLockout}}
-	n.asked, n.giveUp = context.WithCancel(context.Background())
+	n := &Node{
+		cfg: cfg, log: cfg.Log, started: cfg.Now(), stopping: make(chan struct{}),
+		logons: tries{each: logonTries, all: logonTriesAll, lockout: logonLockout},
+	}
+	n.called, n.giveUp = context.WithCancel(context.Background())
 	n.onClose("run", func() error { n.giveUp(); return nil })
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -217,7 +226,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.run(gctx, g) })
 	g.Go(func() error {
 		defer stop()
-		return n.depart(gctx, n.asked.Done())
+		return n.depart(gctx, n.called.Done())
 	})
 	release := context.AfterFunc(ctx, n.giveUp)
 	err := g.Wait()
@@ -337,15 +346,16 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	p.mesh.Handle(kindPacket, n.onPacket(p))
 	p.mesh.Handle(kindSpend, n.onSpend)
 	p.mesh.Handle(kindDatagram, n.onDatagram(p))
+	p.mesh.Handle(kindReach, n.onReach)
 
 	p.sessions.Subscribe(n.onForeign(p))
 	n.store.Subscribe(n.onChange(p))
-	public := n.publicAddress(p)
-	unsaid := n.announceSelf(ctx, p, public)
+	unsaid := n.announceSelf(ctx, p)
 	if unsaid != nil && !errors.Is(unsaid, cluster.ErrReadOnly) {
 		return unsaid
 	}
 	n.live.Store(p)
+	public := n.offers().Public
 
 	if n.cfg.Started != nil {
 		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: n.clusterKey(), Mesh: p.mesh.Addr(), Public: public})
@@ -373,8 +383,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.watchTwins(ctx, p) })
 	g.Go(func() error { return n.turnKeys(ctx, p) })
 	g.Go(func() error { return n.heedExile(ctx, p) })
+	g.Go(func() error { return n.runNext(ctx) })
 	if unsaid != nil {
-		g.Go(func() error { return n.announceLater(ctx, p, public) })
+		g.Go(func() error { return n.announceLater(ctx, p) })
 	}
 	g.Go(func() error { return n.becomeReady(ctx, p, came) })
 	return nil
@@ -396,26 +407,10 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 	}
 	n.countInstances(p)
 	p.ready.joined.Store(true)
+	n.tell(api.Event{Kind: api.EventReady, GatewayID: n.self.String()})
 	n.log.Info("gateway ready", "name", n.name, "cluster", clusterName(came.facts.cluster))
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()
-	}
-	return nil
-}
-
-// announceSelf writes what this gateway says of itself.
-func (n *Node) announceSelf(ctx context.Context, p *parts, public string) error {
-	host, err := os.Hostname()
-	if err != nil {
-		host = ""
-	}
-	err = n.store.PutGateway(ctx, cluster.Gateway{
-		Node: n.self, Name: n.name, Public: public, Mesh: []netip.AddrPort{p.mesh.Addr()},
-		Capacity: n.cfg.Capacity, OS: runtime.GOOS, Arch: runtime.GOARCH, Hostname: host,
-		Version: n.cfg.Version, Started: n.started.UTC().Truncate(time.Second),
-	})
-	if err != nil {
-		return fmt.Errorf("write own entry: %w", err)
 	}
 	return nil
 }
@@ -469,36 +464,4 @@ func (n *Node) book() []netip.AddrPort {
 		}
 	}
 	return out
-}
-
-// chooseName settles what the gateway is called: as it was told, else as it
-// was called before, else by its host, made unique among the gateways known.
-func (n *Node) chooseName() error {
-	if n.name = n.cfg.Name; n.name != "" {
-		return nil
-	}
-	gateways, err := n.store.Gateways()
-	if err != nil {
-		return fmt.Errorf("read gateways: %w", err)
-	}
-	n.name = hostname()
-	for _, g := range gateways {
-		switch {
-		case g.Node == n.self && g.Name != "":
-			n.name = g.Name
-			return nil
-		case g.Node != n.self && g.Name == n.name:
-			n.name += "-" + n.self.String()[:4]
-		}
-	}
-	return nil
-}
-
-// publicAddress is what devices are told: the flag, else the address at which
-// the other gateways see this one.
-func (n *Node) publicAddress(p *parts) string {
-	if n.cfg.Public != "" {
-		return n.cfg.Public
-	}
-	return netip.AddrPortFrom(p.mesh.Addr().Addr(), p.vpn.Port()).String()
 }

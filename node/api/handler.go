@@ -54,6 +54,9 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	route(mux, log, "POST /v1/sync/{ref}", func(ctx context.Context, ref string, _ none) (Resynced, error) {
 		return s.Resync(ctx, ref)
 	})
+	administrationRoutes(mux, s, log)
+	monitorRoutes(mux, s, log)
+	doctorRoutes(mux, s, log)
 	backupRoutes(mux, s, log)
 	configRoutes(mux, s, log)
 	auditRoutes(mux, s, log)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -30,6 +31,9 @@ type World struct {
 	Internet *vpntest.Internet
 	Key      node.ClusterKey // of every gateway's --key
 	tb       testing.TB
+
+	logs  sync.Mutex // guards lines
+	lines []string
 }
 
 // New returns an empty world. It must be made inside the bubble that it is
@@ -83,7 +87,7 @@ func (g *Gateway) Start(change ...func(*node.Config)) {
 		Bind: g.w.Internet.Bind(g.Addr), TUN: vpntest.NewEchoTUN(0),
 		Dataplane: node.DataplaneUserspace, Control: newSilent(),
 		Now: func() time.Time { return time.Now().Add(g.skew) },
-		Log: slog.New(slog.NewTextHandler(testWriter{g.w.tb, g.Name}, nil)),
+		Log: slog.New(slog.NewTextHandler(testWriter{g.w, g.Name}, nil)),
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -289,12 +293,27 @@ func (s *silent) Addr() net.Addr { return &net.UnixAddr{Name: "test", Net: "unix
 
 // testWriter puts a gateway's log into the test's.
 type testWriter struct {
-	tb   testing.TB
+	w    *World
 	name string
 }
 
+// Logged returns how many lines of the gateways' logs hold text.
+func (w *World) Logged(text string) (n int) {
+	w.logs.Lock()
+	defer w.logs.Unlock()
+	for _, line := range w.lines {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
 func (t testWriter) Write(b []byte) (int, error) {
-	t.tb.Logf("%s: %s", t.name, b)
+	t.w.tb.Logf("%s: %s", t.name, b)
+	t.w.logs.Lock()
+	defer t.w.logs.Unlock()
+	t.w.lines = append(t.w.lines, string(b))
 	return len(b), nil
 }
 
