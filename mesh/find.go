@@ -86,39 +86,6 @@ func Announce(ctx context.Context, cfg FindConfig) error {
 	return f.repeat(ctx, roleMember, hintInterval, memberHints)
 }
 
-// Sighting is a member of a cluster that has our key, on the LAN. That it once
-// was there is all that is proven.
-type Sighting struct {
-	ID      ID
-	Addr    netip.AddrPort
-	Cluster [8]byte // beginning of the cluster's id
-	Born    time.Time
-}
-
-// Watch tells seen of the members of any cluster with the key that it hears on
-// the LAN, again and again, until ctx ends, which is no error. seen is called
-// by one goroutine.
-func Watch(ctx context.Context, cfg FindConfig, seen func(Sighting)) error {
-	f, err := cfg.open()
-	if err != nil {
-		return err
-	}
-	defer f.conn.Close()
-	hints := make(chan sighting, 64)
-	ended := make(chan struct{})
-	go f.listen(ctx, hints, ended)
-	for {
-		select {
-		case s := <-hints:
-			if s.hint.role == roleMember {
-				seen(Sighting{s.hint.id, s.from, s.hint.cluster, time.Unix(int64(s.hint.born), 0)})
-			}
-		case <-ended:
-			return nil
-		}
-	}
-}
-
 // repeat says what we are n times, for those who miss one, and then stays
 // until ctx ends to answer whoever asks.
 func (f *finder) repeat(ctx context.Context, r role, every time.Duration, n int) error {

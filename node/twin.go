@@ -37,10 +37,10 @@ type twins struct {
 	all map[[8]byte]twin
 }
 
-// see takes in a member on the LAN at now, and says whether it is news of a
+// see takes in who was heard on the LAN at now, and says whether it is news of a
 // twin. own is our cluster.
 func (t *twins) see(s mesh.Sighting, own [16]byte, now time.Time) bool {
-	if s.Cluster == [8]byte(own[:8]) {
+	if !s.Ours || !s.Member || s.Cluster == [8]byte(own[:8]) {
 		return false
 	}
 	t.mu.Lock()
@@ -122,14 +122,14 @@ func (n *Node) watchTwins(ctx context.Context, p *parts) error {
 	for look := twinFirst; ctx.Err() == nil; look = twinLook {
 		cfg, err := n.find(n.clusterKey(), p.mesh.Addr().Port())
 		if err == nil {
-			looking, stop := context.WithTimeout(ctx, look)
-			err = mesh.Watch(looking, cfg, func(s mesh.Sighting) {
+			var heard []mesh.Sighting
+			heard, err = mesh.Look(ctx, cfg, look)
+			for _, s := range heard {
 				if p.twins.see(s, p.facts.cluster, time.Now()) {
 					n.log.Warn("another cluster with the same key is on the LAN", "cluster", fmt.Sprintf("%x", s.Cluster),
-						"begun", s.Born, "gateway", s.Addr)
+						"begun", s.Born, "gateway", s.From)
 				}
-			})
-			stop()
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			n.log.Debug("not looked for other clusters on the LAN", "err", err)
@@ -149,7 +149,7 @@ func (n *Node) twinsSeen(p *parts) (out []api.Twin) {
 	own := n.born()
 	for _, x := range p.twins.list(time.Now()) {
 		out = append(out, api.Twin{
-			Cluster: fmt.Sprintf("%x", x.id), Begun: x.born.UTC(), Gateway: x.seen.Addr.String(), Older: x.older(own, [8]byte(p.facts.cluster[:8])),
+			Cluster: fmt.Sprintf("%x", x.id), Begun: x.born.UTC(), Gateway: x.seen.From.String(), Older: x.older(own, [8]byte(p.facts.cluster[:8])),
 		})
 	}
 	return out
