@@ -92,7 +92,7 @@
 //   - A marker is not acknowledged before our clock is beyond its life, so every new
 //     life is above all markers that were ever forgotten.
 //
-// A member that holds up a marker for longer than the horizon, or was evicted, is
+// A member that holds up a marker for longer than the horizon, was evicted or has left, is
 // declared absent in the acknowledgements, and not waited for until it answers that
 // very word. A replica that finds itself absent, or does not know its own
 // acknowledgement any more (its disk was rolled back), or holds a backup, does not

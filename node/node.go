@@ -35,10 +35,11 @@ type Node struct {
 
 	admitting sync.Mutex // held while one newcomer is counted and admitted
 
-	logons tries
-	asked  context.Context    // ends when Run is to end
-	giveUp context.CancelFunc // ends asked
-	resets atomic.Bool        // there is a note of what the next Node is to do
+	logons   tries
+	asked    context.Context    // ends when Run is to end
+	giveUp   context.CancelFunc // ends asked
+	resets   atomic.Bool        // there is a note of what the next Node is to do
+	departed atomic.Bool        // this gateway has left its cluster
 
 	live atomic.Pointer[parts] // nil until the cluster is known
 }
@@ -69,6 +70,7 @@ type parts struct {
 	repairing sync.Mutex // held by the one exchange of cells that should be equal
 
 	departing atomic.Bool // the process ends: no device is recalled
+	resetting atomic.Bool // this gateway is leaving its cluster
 
 	rows    sync.Mutex                // makes reading and writing our rows of the session table one step, and guards the fields below
 	stances map[cluster.Key]stance    // but serving and away, which the rows tell
@@ -199,7 +201,8 @@ func (n *Node) Close() error {
 }
 
 // Run is the life of the gateway: it finds or begins its cluster, takes
-// devices, and returns when ctx ends (nil then), a part fails, or it gives up its cluster (ErrReset then).
+// devices, and returns when ctx ends (nil then), a part fails, or it gives up its cluster (ErrReset, or
+// ErrLeft if it is to stay stopped).
 func (n *Node) Run(ctx context.Context) error {
 	inner, stop := context.WithCancel(cluster.WithActor(context.WithoutCancel(ctx), itself))
 	defer stop()
@@ -214,6 +217,9 @@ func (n *Node) Run(ctx context.Context) error {
 	err := g.Wait()
 	release()
 	if ctx.Err() == nil && n.resets.Load() && (err == nil || errors.Is(err, context.Canceled)) {
+		if n.departed.Load() {
+			return ErrLeft
+		}
 		return ErrReset
 	}
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -416,7 +422,7 @@ func (n *Node) book() []netip.AddrPort {
 	}
 	var out []netip.AddrPort
 	for _, g := range gateways {
-		if g.Node != n.self {
+		if gone, err := n.store.Departed(g.Node); g.Node != n.self && !gone && err == nil {
 			out = append(out, g.Mesh...)
 		}
 	}

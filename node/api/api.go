@@ -18,6 +18,7 @@ type Service interface {
 	Audits
 	Tokens
 	Settings
+	Resets
 	Users
 	Claims
 }

@@ -59,6 +59,7 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	auditRoutes(mux, s, log)
 	tokenRoutes(mux, s, log)
 	settingRoutes(mux, s, log)
+	resetRoutes(mux, s, log)
 	userRoutes(mux, s, log)
 	claimRoutes(mux, s, log)
 	var h http.Handler = mux

@@ -45,7 +45,7 @@ func gatewayCommand() *cli.Command {
 		Name: "gateway", Usage: "see the gateways of the cluster",
 		Subcommands: []*cli.Command{{
 			Name: "list", Usage: "list gateways", Flags: []cli.Flag{jsonFlag}, Action: gatewayList,
-		}, gatewayAddCommand()},
+		}, gatewayAddCommand(), gatewayResetCommand()},
 	}
 }
 

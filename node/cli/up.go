@@ -88,8 +88,13 @@ func run(ctx context.Context, cfg *node.Config) error {
 			return err
 		}
 		err = n.Run(ctx)
-		if err := errors.Join(err, n.Close()); !errors.Is(err, node.ErrReset) {
-			return err
+		closed := n.Close()
+		switch {
+		case errors.Is(err, node.ErrLeft):
+			cfg.Log.Info("gateway stops", "reason", err)
+			return closed
+		case closed != nil || !errors.Is(err, node.ErrReset):
+			return errors.Join(err, closed)
 		}
 		cfg.Log.Info("gateway begins anew")
 		*cfg = cfg.Reset()

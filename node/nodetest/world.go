@@ -289,3 +289,20 @@ func (t testWriter) Write(b []byte) (int, error) {
 	t.tb.Logf("%s: %s", t.name, b)
 	return len(b), nil
 }
+
+// Failure waits until the gateway ends by itself, for limit at most, and returns why. It fails the test if it does not.
+func (g *Gateway) Failure(limit time.Duration) error {
+	g.w.tb.Helper()
+	select {
+	case <-g.done:
+		g.cancel()
+		g.cancel = nil
+		if g.err == nil {
+			g.w.tb.Fatalf("%s ended without an error", g.Name)
+		}
+		return g.err
+	case <-time.After(limit):
+		g.w.tb.Fatalf("%s did not end within %v", g.Name, limit)
+		return nil
+	}
+}
