@@ -99,7 +99,7 @@ func recordOf(r ref, was, is *entity) Record {
 		name = string(was.value(fieldName))
 	}
 	switch r.kind() {
-	case kindAudit, kindAuditCut, kindHave:
+	case kindAudit, kindAuditCut, kindHave, kindRing:
 		return Record{}
 	case kindConflict:
 		if rec.Action != "remove" {
@@ -115,12 +115,25 @@ func recordOf(r ref, was, is *entity) Record {
 		rec.Level = AuditAll
 	case kindSetting:
 		rec.Action = "set"
+	case kindKey:
+		k, gone, _ := keyOf(r.id(), is)
+		name = string(k.Kind)
+		rec.Action, rec.Changes = "rotate", nil
+		switch {
+		case gone:
+			rec.Action = "remove"
+		case was.get(fieldSecret) != nil:
+			rec.Action, rec.Changes = "force", fieldChanges(r, was, is)
+		}
 	case kindToken:
 		rec.Action, name = tokenAction(was, is)
 	case kindAdmission:
 		rec.Action = "admit"
 		if was.get(fieldLeft) == nil && is.get(fieldLeft) != nil {
 			rec.Action = "leave"
+		}
+		if is.evicted() && !was.evicted() {
+			rec.Action = "evict"
 		}
 		if a, ok := admissionOf(r.id(), is); ok {
 			name = a.Name
@@ -144,7 +157,7 @@ func fieldChanges(r ref, was, is *entity) (all []FieldChange) {
 	}
 	for _, f := range slices.Sorted(maps.Keys(fields)) {
 		a, b := was.get(f), is.get(f)
-		if f == "" || strings.HasPrefix(f, fieldOff) || a != nil && b != nil && string(a.value) == string(b.value) {
+		if f == "" || f == fieldTold && r.kind() == kindGateway || strings.HasPrefix(f, fieldOff) || a != nil && b != nil && string(a.value) == string(b.value) {
 			continue
 		}
 		all = append(all, FieldChange{f, shown(r, f, a), shown(r, f, b)})

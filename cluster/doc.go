@@ -1,5 +1,5 @@
 // Package cluster is what the gateways agree on: a replicated store of
-// devices, gateways, settings and admissions, the table of who serves which
+// devices, gateways, settings, users and admissions, the table of who serves which
 // device, and the decisions that follow from them.
 //
 // It knows nothing of networks. Two replicas meet through four methods
@@ -48,7 +48,8 @@
 // still has room, see room.go. A store that is damaged is not opened and not
 // changed, see verify.go.
 //
-// Cells of unknown kinds and fields are kept and forwarded as they came.
+// Cells of unknown kinds and fields are kept and forwarded as they came. A kind that a later data format
+// brings is not written before all admitted gateways say that they understand it, see format.go.
 //
 // # What is lost, and what is not shown
 //
@@ -72,6 +73,11 @@
 // minted, once this gateway has caught up with a peer. A disk that is sent a write of its own
 // gateway that it never made was rolled back, and spends no more of what it minted. Serving says
 // which members are within max-instances.
+//
+// # Users
+//
+// A user is an administrator. What says whether a password is his is text to the store, never told in a
+// conflict or the audit. Two passwords given apart are a conflict; a removal stands against both.
 //
 // # Forgetting deletions
 //
@@ -105,6 +111,24 @@
 // Replicas that have forgotten and those that are about to differ for one exchange
 // of acknowledgements.
 //
+// # Keys that are replaced
+//
+// A key of the cluster is an entity of its own, named by a hash of its secret and ordered by
+// a generation. It is written once; a cell of a higher rank takes its secret away when it holds
+// no more. What a member accepts and uses it says itself, in a cell that nobody else writes.
+// NextTurn says what follows from that: any member does it, and two keys made on two sides of a split
+// are two entities, of which all come to use the same. Members that are absent are waited for before
+// an old key goes, unless they were named, or the key is in wrong hands; who missed keys is told those
+// that hold by the state itself, whose way there needs none of them.
+//
+// # Evictions
+//
+// An eviction is for good, and says up to where the writes of the evicted one were known. What others took from it
+// without knowing stays, for what that overwrote is gone, and is listed. An admission among that
+// does not stand anywhere until another gateway writes it again. Cells are not signed: a member can
+// write in another's name as long as it is one. So nothing may be taken from an evicted one itself,
+// and nothing be told to it, which is for those to see to who carry the bytes.
+//
 // # What should not happen
 //
 // Two replicas with one vector and different prints are broken. Buckets says where,
@@ -133,5 +157,6 @@
 //
 // # The decisions
 //
-// Place, Heirs, Serving, Allocate and Address6 are pure functions of their arguments.
+// Place, Spare, Heirs, Serving, Allocate, Address6 and Older are pure functions of their arguments. A standby gateway
+// gets devices, by Place and by Heirs, only where no active one has room.
 package cluster

@@ -24,6 +24,8 @@ var (
 	ErrTooLarge = errors.New("too large")
 	// ErrReadOnly says that the disk is nearly full: nothing is written until there is room. See [ReadOnlyError].
 	ErrReadOnly = errors.New("store is read-only")
+	// ErrEvicted says that a gateway was evicted: its key is never admitted again.
+	ErrEvicted = errors.New("gateway was evicted")
 	// ErrClosed says that the store was closed, or that its committer ended.
 	ErrClosed = errors.New("store is closed")
 )

@@ -17,7 +17,8 @@
 // Two members keep one link, made of two TLS connections: control carries
 // heartbeats and small messages, bulk carries states, so that a large delta
 // never delays a heartbeat. Both ends of every connection prove their Ed25519
-// key; nothing is accepted from a key that is not admitted.
+// key; nothing is accepted from a key that is not admitted. They talk the newest
+// version of the protocol that both speak.
 //
 // # Who is there
 //

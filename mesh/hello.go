@@ -5,12 +5,6 @@ import (
 	"net/netip"
 )
 
-// The versions of the protocol that this code speaks.
-const (
-	protoMin = 1
-	protoMax = 1
-)
-
 // class says what a connection of a link is for.
 type class uint8
 
@@ -67,6 +61,8 @@ const (
 	refusedNobody    reason = 8 // nobody here can admit a newcomer
 	refusedPolicy    reason = 9 // proven, but not wanted; the text says why
 	refusedLeaving   reason = 10
+	refusedEvicted   reason = 20 // the key was admitted, and never will be again
+	refusedSuspended reason = 21 // the key is not admitted any more, but may be again
 	refusedFailed    reason = 11 // proven, but something went wrong; the text says what
 )
 
@@ -92,6 +88,10 @@ func (r reason) String() string {
 		return "not wanted"
 	case refusedLeaving:
 		return "leaving"
+	case refusedEvicted:
+		return "evicted"
+	case refusedSuspended:
+		return "admission suspended"
 	case refusedFailed:
 		return "it failed there"
 	}
@@ -114,10 +114,14 @@ type RefusedError struct {
 	// one: there is no use in trying again. Set by Join.
 	Final bool
 	code  reason
+	byUs  bool
 }
 
 // Error returns the reason.
 func (e *RefusedError) Error() string { return "refused: " + e.Reason }
+
+// Version says whether it is for want of a version of the protocol in common.
+func (e *RefusedError) Version() bool { return e.code == refusedVersion }
 
 // parseRefusal always returns an error: the refusal, or what is wrong with it.
 func parseRefusal(body []byte) error {

@@ -71,6 +71,9 @@ func (p *peer) member(now time.Time) Member {
 		ID: p.id, Key: p.key, Name: p.name, Version: p.version, Addr: p.addr,
 		Status: p.was, Linked: p.link != nil, Synced: p.synced, RTT: p.rtt, Beat: p.beat, Since: p.since,
 	}
+	if p.link != nil {
+		m.Protocol = p.link.proto
+	}
 	if !p.beatAt.IsZero() {
 		m.BeatAge = now.Sub(p.beatAt)
 	}
@@ -100,10 +103,10 @@ func (p *peer) learn(a netip.AddrPort, first bool) {
 }
 
 // peer returns the entry of id, which is made if there is none; nil if there
-// are too many. m.mu is held.
+// are too many, or it is barred. m.mu is held.
 func (m *Mesh) peer(id ID) *peer {
 	p := m.peers[id]
-	if p == nil && len(m.peers) < maxPeers {
+	if _, barred := m.barred[id]; p == nil && !barred && len(m.peers) < maxPeers {
 		p = &peer{id: id, since: time.Now()}
 		m.peers[id] = p
 	}

@@ -55,8 +55,9 @@ func (m *Mesh) serveLink(ctx context.Context, s *stranger, w *wire, release func
 		return err
 	}
 	if code := m.examineDialer(w, theirs); code != 0 {
-		w.refuse(code, "")
-		return &RefusedError{Reason: "by us: " + code.String(), code: code}
+		err := m.refuse(w, theirs, code)
+		m.refusal(s.from, IDOf(w.key), err, true)
+		return err
 	}
 	if err := w.write(handshakeTimeout, encode(kindHello, m.hello(theirs.Class, [16]byte(theirs.Link)))); err != nil {
 		return fmt.Errorf("send hello: %w", err)
@@ -65,7 +66,7 @@ func (m *Mesh) serveLink(ctx context.Context, s *stranger, w *wire, release func
 	case err != nil:
 		return fmt.Errorf("read open: %w", err)
 	case k == kindRefuse:
-		return parseRefusal(body)
+		return m.refusedBy(w.key, body)
 	case k != kindOpen:
 		return fmt.Errorf("%w: kind %d instead of open", errFrame, k)
 	}

@@ -23,8 +23,8 @@ const (
 	claimTries    = 5
 	claimTriesAll = 50 // of all sources together
 	claimLockout  = 10 * time.Minute
-	// reachTimeout is how long a gateway that is claimed tries whether it reaches those who claim it.
-	reachTimeout = 10 * time.Second
+	// claimedTimeout is how long a gateway that is claimed tries whether it reaches those who claim it.
+	claimedTimeout = 10 * time.Second
 )
 
 // candidacy is what a gateway that is claimed says of itself, and what a member must not believe without the code.
@@ -226,7 +226,7 @@ func (c *claimable) examine(ctx context.Context, secret [32]byte, o claimOffer) 
 
 // reaches says whether one of a token's members answers.
 func (n *Node) reaches(ctx context.Context, t JoinToken) error {
-	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	ctx, cancel := context.WithTimeout(ctx, claimedTimeout)
 	defer cancel()
 	found := make(chan struct{}, len(t.Places))
 	var g errgroup.Group

@@ -162,7 +162,7 @@ func (n *Node) enrolment(d cluster.Device) (api.Enrolment, error) {
 	return api.Enrolment{
 		Device:    n.device(p, d, nil, live{}),
 		PublicKey: cluster.KeyString(p.pub),
-		Endpoint:  n.publicAddress(p),
+		Endpoint:  n.offers().Public,
 		Keepalive: deviceKeepalive,
 	}, nil
 }
@@ -173,7 +173,14 @@ func (n *Node) gatewayNames() (map[cluster.Node]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	gone, err := n.store.Evictions()
+	if err != nil {
+		return nil, err
+	}
 	names := make(map[cluster.Node]string, len(gateways))
+	for _, v := range gone {
+		names[v.Node] = v.Name
+	}
 	for _, g := range gateways {
 		names[g.Node] = g.Name
 	}

@@ -76,6 +76,8 @@ func (n *Node) joinError(doors []door, results []error) (last error) {
 				hint = "ask whoever looks after the cluster"
 			}
 			return &HintError{fmt.Errorf("the gateway at %s refuses: %w", doors[i].addr, &plain{no}), hint}
+		case errors.As(r, &no) && no.Version():
+			wrong = hintf("update the older of the two gateways", "the gateway at %s refuses: %w", doors[i].addr, &plain{no})
 		case errors.Is(r, mesh.ErrWrongKey):
 			wrong = n.wrongKey(doors[i].addr)
 		case errors.Is(r, mesh.ErrWrongMember):

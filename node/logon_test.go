@@ -79,7 +79,7 @@ func TestLogonIsCutOff(t *testing.T) {
 				c.Network = &flaky{c.Network, dials}
 			})
 			if dials < 2 { // the fingerprint, the password
-				if err := x.Ended(); err == nil || p.typed != dials {
+				if err := x.Ended(time.Minute); err == nil || p.typed != dials {
 					t.Errorf("%d dials: %v, %d passwords", dials, err, p.typed)
 				}
 				continue
@@ -127,7 +127,7 @@ func TestJoinByLogon(t *testing.T) {
 		x := w.Gateway(3, "x")
 		try := func(at *nodetest.Gateway, user, password string) error {
 			knock(x, at, &person{user: user, password: password})
-			return x.Ended()
+			return x.Ended(time.Minute)
 		}
 		says := func(err error, part string) bool {
 			var hint *node.HintError
@@ -135,7 +135,7 @@ func TestJoinByLogon(t *testing.T) {
 		}
 		careful := &person{user: "anna", password: "korrekt pferd anna", distrusts: true}
 		knock(x, a, careful)
-		if err := x.Ended(); !errors.Is(err, errDistrust) || careful.typed != 0 {
+		if err := x.Ended(time.Minute); !errors.Is(err, errDistrust) || careful.typed != 0 {
 			t.Errorf("distrust: %v, %d passwords typed", err, careful.typed)
 		}
 		if s, err := a.Status(ctx); err != nil || careful.shown != s.ID {

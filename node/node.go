@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +19,7 @@ import (
 
 	"gatemesh/cluster"
 	"gatemesh/mesh"
+	"gatemesh/node/api"
 	"gatemesh/vpn"
 )
 
@@ -28,20 +29,25 @@ type Node struct {
 	log     *slog.Logger
 	key     ed25519.PrivateKey
 	self    cluster.Node
-	name    string // settled in Run
+	name    string // with which it started, settled in Run; offers says what it is called now
 	started time.Time
 	store   *cluster.Store
 	closers []closer
 
+	waiting   waiting
 	admitting sync.Mutex // held while one newcomer is counted and admitted
 
 	logons   tries
-	asked    context.Context    // ends when Run is to end
-	giveUp   context.CancelFunc // ends asked
+	called   context.Context    // ends when Run is to end
+	giveUp   context.CancelFunc // ends called
 	resets   atomic.Bool        // there is a note of what the next Node is to do
 	departed atomic.Bool        // this gateway has left its cluster
 
-	live atomic.Pointer[parts] // nil until the cluster is known
+	live  atomic.Pointer[parts] // nil until the cluster is known
+	offer atomic.Pointer[offer] // nil until its entry is written
+
+	events   listeners
+	stopping chan struct{} // closed when the control socket closes
 }
 
 // parts is what exists once the cluster is known. Nothing in it is replaced.
@@ -59,11 +65,16 @@ type parts struct {
 	forwards *forwards
 	strays   *strays
 	changes  chan struct{} // wakes reconcile
-	recount  atomic.Bool   // reconcile is to count the instances
+	keys     chan struct{} // wakes turnKeys; capacity 1
+	hints    chan struct{} // wakes announce; capacity 1
+	exile    *exile
+	recount  atomic.Bool // reconcile is to count the instances
 	dirty    dirty
 	ready    readiness
 	draining atomic.Bool   // takes no new devices and gives away those it has
 	leave    chan struct{} // wakes giveAway; capacity 1
+	retired  atomic.Bool   // it has become a standby and gives its devices to active gateways
+	full     atomic.Bool   // see fullness; written by the heartbeat
 
 	lags      *lags
 	alarms    alarms
@@ -89,8 +100,11 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now(), logons: tries{each: logonTries, all: logonTriesAll, lockout: logonLockout}}
-	n.asked, n.giveUp = context.WithCancel(context.Background())
+	n := &Node{
+		cfg: cfg, log: cfg.Log, started: cfg.Now(), stopping: make(chan struct{}),
+		logons: tries{each: logonTries, all: logonTriesAll, lockout: logonLockout},
+	}
+	n.called, n.giveUp = context.WithCancel(context.Background())
 	n.onClose("run", func() error { n.giveUp(); return nil })
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -211,7 +225,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.run(gctx, g) })
 	g.Go(func() error {
 		defer stop()
-		return n.depart(gctx, n.asked.Done())
+		return n.depart(gctx, n.called.Done())
 	})
 	release := context.AfterFunc(ctx, n.giveUp)
 	err := g.Wait()
@@ -265,6 +279,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		kept:     map[cluster.Key]time.Time{},
 		leave:    make(chan struct{}, 1),
 		changes:  make(chan struct{}, 1),
+		keys:     make(chan struct{}, 1),
+		hints:    make(chan struct{}, 1),
+		exile:    newExile(),
 	}
 	if p.pub, err = publicKey(came.wireguard); err != nil {
 		return err
@@ -275,8 +292,12 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return fmt.Errorf("read own admission: %w", err)
 	}
+	gossip, err := n.gossipKeys()
+	if err != nil {
+		return err
+	}
 	p.mesh, err = mesh.New(mesh.Config{
-		Key: n.key, Name: n.name, Cluster: came.cluster, GossipKey: came.gossip,
+		Key: n.key, Name: n.name, Cluster: came.cluster, GossipKey: gossip[0],
 		Secrets: n.secrets,
 		Listen:  n.cfg.Mesh, Network: n.cfg.Network,
 		States:  map[string]mesh.State{"config": n.store, "sessions": p.sessions},
@@ -291,6 +312,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		return n.explainPort(err)
 	}
 	n.onClose("mesh", p.mesh.Close)
+	if err := cmp.Or(p.mesh.SetGossipKeys(gossip), n.bar(p)); err != nil {
+		return err
+	}
 	dev, plane, err := n.openDataplane(came.facts)
 	if err != nil {
 		return err
@@ -321,18 +345,19 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	p.mesh.Handle(kindPacket, n.onPacket(p))
 	p.mesh.Handle(kindSpend, n.onSpend)
 	p.mesh.Handle(kindDatagram, n.onDatagram(p))
+	p.mesh.Handle(kindReach, n.onReach)
 
 	p.sessions.Subscribe(n.onForeign(p))
 	n.store.Subscribe(n.onChange(p))
-	public := n.publicAddress(p)
-	unsaid := n.announceSelf(ctx, p, public)
+	unsaid := n.announceSelf(ctx, p)
 	if unsaid != nil && !errors.Is(unsaid, cluster.ErrReadOnly) {
 		return unsaid
 	}
 	n.live.Store(p)
+	public := n.offers().Public
 
 	if n.cfg.Started != nil {
-		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: came.key, Mesh: p.mesh.Addr(), Public: public})
+		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: n.clusterKey(), Mesh: p.mesh.Addr(), Public: public})
 	}
 	n.log.Info("gateway starts", "name", n.name, "id", n.self, "version", n.cfg.Version,
 		"dataplane", plane, "listen", p.vpn.Port(), "mesh", p.mesh.Addr(), "public", public,
@@ -353,8 +378,11 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.trimAudit(ctx) })
 	g.Go(func() error { return n.trimTokens(ctx) })
 	g.Go(func() error { return n.announce(ctx, p) })
+	g.Go(func() error { return n.turnKeys(ctx, p) })
+	g.Go(func() error { return n.heedExile(ctx, p) })
+	g.Go(func() error { return n.runNext(ctx) })
 	if unsaid != nil {
-		g.Go(func() error { return n.announceLater(ctx, p, public) })
+		g.Go(func() error { return n.announceLater(ctx, p) })
 	}
 	g.Go(func() error { return n.becomeReady(ctx, p, came) })
 	return nil
@@ -376,6 +404,7 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 	}
 	n.countInstances(p)
 	p.ready.joined.Store(true)
+	n.tell(api.Event{Kind: api.EventReady, GatewayID: n.self.String()})
 	n.log.Info("gateway ready", "name", n.name, "cluster", clusterName(came.facts.cluster))
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()
@@ -383,34 +412,38 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 	return nil
 }
 
-// announceSelf writes what this gateway says of itself.
-func (n *Node) announceSelf(ctx context.Context, p *parts, public string) error {
-	host, err := os.Hostname()
-	if err != nil {
-		host = ""
-	}
-	err = n.store.PutGateway(ctx, cluster.Gateway{
-		Node: n.self, Name: n.name, Public: public, Mesh: []netip.AddrPort{p.mesh.Addr()},
-		Capacity: n.cfg.Capacity, OS: runtime.GOOS, Arch: runtime.GOARCH, Hostname: host,
-		Version: n.cfg.Version, Started: n.started.UTC().Truncate(time.Second),
-	})
-	if err != nil {
-		return fmt.Errorf("write own entry: %w", err)
+// announce tells the LAN that a member is here, to the holders of each key that
+// holds.
+func (n *Node) announce(ctx context.Context, p *parts) error {
+	for ctx.Err() == nil {
+		keys := n.clusterKeys()
+		under, stop := context.WithCancel(ctx)
+		var g errgroup.Group
+		for _, k := range keys {
+			g.Go(func() error { n.announceUnder(under, p, k); return nil })
+		}
+		for ctx.Err() == nil && sameKeys(keys, n.clusterKeys()) {
+			select {
+			case <-ctx.Done():
+			case <-p.hints:
+			}
+		}
+		stop()
+		_ = g.Wait()
 	}
 	return nil
 }
 
-// announce tells the LAN that a member is here. A LAN that cannot be told is
-// no reason to stop: others can be given an address.
-func (n *Node) announce(ctx context.Context, p *parts) error {
-	cfg, err := n.find(p.facts.key, p.mesh.Addr().Port())
+// announceUnder announces this gateway until ctx ends. A LAN that cannot be
+// told is no reason to stop: others can be given an address.
+func (n *Node) announceUnder(ctx context.Context, p *parts, key ClusterKey) {
+	cfg, err := n.find(key, p.mesh.Addr().Port())
 	if err == nil {
 		err = mesh.Announce(ctx, cfg)
 	}
 	if err != nil && ctx.Err() == nil {
 		n.log.Warn("not announced on the LAN; further gateways need --join", "err", err)
 	}
-	return nil
 }
 
 // book lists every address at which a member was ever seen.
@@ -427,36 +460,4 @@ func (n *Node) book() []netip.AddrPort {
 		}
 	}
 	return out
-}
-
-// chooseName settles what the gateway is called: as it was told, else as it
-// was called before, else by its host, made unique among the gateways known.
-func (n *Node) chooseName() error {
-	if n.name = n.cfg.Name; n.name != "" {
-		return nil
-	}
-	gateways, err := n.store.Gateways()
-	if err != nil {
-		return fmt.Errorf("read gateways: %w", err)
-	}
-	n.name = hostname()
-	for _, g := range gateways {
-		switch {
-		case g.Node == n.self && g.Name != "":
-			n.name = g.Name
-			return nil
-		case g.Node != n.self && g.Name == n.name:
-			n.name += "-" + n.self.String()[:4]
-		}
-	}
-	return nil
-}
-
-// publicAddress is what devices are told: the flag, else the address at which
-// the other gateways see this one.
-func (n *Node) publicAddress(p *parts) string {
-	if n.cfg.Public != "" {
-		return n.cfg.Public
-	}
-	return netip.AddrPortFrom(p.mesh.Addr().Addr(), p.vpn.Port()).String()
 }

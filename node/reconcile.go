@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gatemesh/cluster"
@@ -10,7 +12,8 @@ import (
 
 // dirty collects what changed in the store since it was last looked at.
 type dirty struct {
-	mu      sync.Mutex // guards devices
+	own     atomic.Bool // this gateway's entry
+	mu      sync.Mutex  // guards devices
 	devices map[cluster.Key]struct{}
 }
 
@@ -38,7 +41,15 @@ func (d *dirty) take() []cluster.Key {
 // here or another gateway wrote it. It does not block.
 func (n *Node) onChange(p *parts) func([]cluster.Ref) {
 	return func(refs []cluster.Ref) {
+		if n.listened() {
+			n.tellChanges(refs)
+		}
+		members := false
 		for _, r := range refs {
+			members = members || slices.Contains(membershipKinds, r.Kind)
+			if r.Kind == "gateway" && r.ID == n.self.String() {
+				p.dirty.own.Store(true)
+			}
 			if r.Kind != "device" {
 				if r.Kind == "admission" || r.Kind == "setting" {
 					p.recount.Store(true)
@@ -49,9 +60,9 @@ func (n *Node) onChange(p *parts) func([]cluster.Ref) {
 				p.dirty.add(k)
 			}
 		}
-		select {
-		case p.changes <- struct{}{}:
-		default:
+		poke(p.changes)
+		if members {
+			n.onMembership(p)
 		}
 	}
 }
@@ -74,6 +85,11 @@ func (n *Node) reconcile(ctx context.Context, p *parts) error {
 		case <-p.changes:
 			if keys := p.dirty.take(); len(keys) > 0 {
 				p.vpn.Refresh(keys...)
+			}
+			if p.dirty.own.CompareAndSwap(true, false) {
+				if err := n.adopt(p); err != nil {
+					n.log.Error("this gateway's own entry", "err", err)
+				}
 			}
 			if p.recount.Swap(false) {
 				n.countInstances(p)

@@ -219,7 +219,7 @@ func TestClaimedInVain(t *testing.T) {
 		where, old := at(t, x), keyOf(t, x)
 		done := make(chan error, 1)
 		go func() { _, err := a.AddGateway(ctx, where); done <- err }()
-		if err := x.Ended(); !errors.Is(err, node.ErrReset) {
+		if err := x.Ended(time.Minute); !errors.Is(err, node.ErrReset) {
 			t.Fatal(err)
 		}
 		a.Vanish()
@@ -270,7 +270,7 @@ func TestTokenForAnother(t *testing.T) {
 		}
 		x := w.Gateway(2, "x")
 		x.Start(func(c *node.Config) { c.Key, c.Token = nil, token })
-		if err := x.Ended(); err == nil || !strings.Contains(err.Error(), "the join token was made for another gateway") {
+		if err := x.Ended(time.Minute); err == nil || !strings.Contains(err.Error(), "the join token was made for another gateway") {
 			t.Errorf("%v", err)
 		}
 		if tokens, err := a.ListTokens(ctx); err != nil || len(tokens) != 1 || tokens[0].Spent != 0 {

@@ -87,7 +87,7 @@ func (n *Node) introduce(ctx context.Context, p *parts, a netip.AddrPort) error 
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	_, _, err := mesh.Join(ctx, mesh.JoinConfig{
-		Key: n.key, Credential: mesh.Credential{Secret: p.facts.key}, Name: n.name, Version: n.cfg.Version,
+		Key: n.key, Credential: mesh.Credential{Secret: n.clusterKey()}, Name: n.name, Version: n.cfg.Version,
 		Network: n.cfg.Network, State: n.store, Log: n.log.With("component", "mesh"),
 	}, a)
 	return err

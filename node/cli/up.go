@@ -35,6 +35,7 @@ func upCommand() *cli.Command {
 			&cli.StringFlag{Name: "public", Usage: "`HOST:PORT` at which devices reach it", DefaultText: "as other gateways see it", EnvVars: env("PUBLIC")},
 			&cli.StringFlag{Name: "mesh", Usage: "TCP and UDP `[ADDR]:PORT` for gateways", Value: node.DefaultMesh, EnvVars: env("MESH")},
 			&cli.StringFlag{Name: "capacity", Usage: "`N` devices that it may serve", Value: strconv.Itoa(node.DefaultCapacity), EnvVars: env("CAPACITY")},
+			&cli.BoolFlag{Name: "standby", Usage: "serve devices only while no active gateway has room", EnvVars: env("STANDBY")},
 			&cli.StringFlag{Name: "pool", Usage: "`PREFIX` of the devices' addresses, at the beginning of a cluster", DefaultText: node.DefaultPool, EnvVars: env("POOL")},
 			&cli.StringFlag{Name: "dataplane", Usage: "auto, tun or userspace", Value: node.DefaultDataplane, EnvVars: env("DATAPLANE")},
 			&cli.StringFlag{Name: "log", Usage: "text or json", Value: "text", EnvVars: env("LOG")},
@@ -119,6 +120,9 @@ func upConfig(told choices, data string) (cfg node.Config, err error) {
 	capacity := told.value("capacity", strconv.Itoa(node.DefaultCapacity))
 	if cfg.Capacity, err = strconv.Atoi(capacity); err != nil {
 		return cfg, usagef("capacity %q is not a number", capacity)
+	}
+	if cfg.Standby, err = strconv.ParseBool(told.value("standby", "false")); err != nil {
+		return cfg, usagef("standby is true or false, not %q", told.value("standby", "false"))
 	}
 	if s := told.once("pool"); s != "" {
 		if cfg.Pool, err = netip.ParsePrefix(s); err != nil {
