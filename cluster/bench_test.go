@@ -155,7 +155,7 @@ func BenchmarkPlace(b *testing.B) {
 func BenchmarkHeirs(b *testing.B) {
 	var alive []Weighted
 	for i := range 16 {
-		alive = append(alive, Weighted{testNode(i), 1024})
+		alive = append(alive, Weighted{Node: testNode(i), Capacity: 1024})
 	}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -48,7 +48,8 @@
 // still has room, see room.go. A store that is damaged is not opened and not
 // changed, see verify.go.
 //
-// Cells of unknown kinds and fields are kept and forwarded as they came.
+// Cells of unknown kinds and fields are kept and forwarded as they came. A kind that a later data format
+// brings is not written before all admitted gateways say that they understand it, see format.go.
 //
 // # What is lost, and what is not shown
 //
@@ -92,7 +93,7 @@
 //   - A marker is not acknowledged before our clock is beyond its life, so every new
 //     life is above all markers that were ever forgotten.
 //
-// A member that holds up a marker for longer than the horizon, or was evicted, is
+// A member that holds up a marker for longer than the horizon, was evicted or has left, is
 // declared absent in the acknowledgements, and not waited for until it answers that
 // very word. A replica that finds itself absent, or does not know its own
 // acknowledgement any more (its disk was rolled back), or holds a backup, does not
@@ -151,5 +152,6 @@
 //
 // # The decisions
 //
-// Place, Heirs, Serving, Allocate and Address6 are pure functions of their arguments.
+// Place, Spare, Heirs, Serving, Allocate, Address6 and Older are pure functions of their arguments. A standby gateway
+// gets devices, by Place and by Heirs, only where no active one has room.
 package cluster

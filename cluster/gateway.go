@@ -26,6 +26,9 @@ type Gateway struct {
 	Hostname string
 	Version  string
 	Started  time.Time // to the millisecond; zero: never
+	Standby  bool      // it serves devices only while no active gateway has room
+	Told     string    // what it was told at its last start, in its own words: only itself reads it
+	Format   int       // the newest data format that it understands; 0: it never said, which means 1
 }
 
 // gatewayFields name the fields in the store with their text, one way and the other.
@@ -43,6 +46,22 @@ var gatewayFields = []struct {
 	{"hostname", func(g *Gateway) string { return g.Hostname }, func(g *Gateway, v string) { g.Hostname = v }},
 	{"version", func(g *Gateway) string { return g.Version }, func(g *Gateway, v string) { g.Version = v }},
 	{"started", func(g *Gateway) string { return formatTime(g.Started) }, func(g *Gateway, v string) { g.Started = parseTime(v) }},
+	{"role", func(g *Gateway) string { return roleText(g.Standby) }, func(g *Gateway, v string) { g.Standby = v == roleStandby }},
+	{fieldTold, func(g *Gateway) string { return g.Told }, func(g *Gateway, v string) { g.Told = v }},
+	{"format", func(g *Gateway) string { return strconv.Itoa(g.Format) }, func(g *Gateway, v string) { g.Format, _ = strconv.Atoi(v) }},
+}
+
+const (
+	fieldTold   = "told"
+	roleActive  = "active"
+	roleStandby = "standby"
+)
+
+func roleText(standby bool) string {
+	if standby {
+		return roleStandby
+	}
+	return roleActive
 }
 
 func joinAddrs(as []netip.AddrPort) string {
@@ -83,22 +102,28 @@ func gatewayRef(n Node) ref { return refOf(kindGateway, n[:]) }
 // PutGateway writes the fields that differ from what stands, as one transaction.
 // If none does, nothing is written and nothing is replicated.
 func (s *Store) PutGateway(ctx context.Context, g Gateway) error {
-	if g.Node.IsZero() {
+	return s.EditGateway(ctx, g.Node, func(stands *Gateway) { *stands = g })
+}
+
+// EditGateway is PutGateway for what follows from what stands: edit changes it. It may be called several times,
+// and does nothing else.
+func (s *Store) EditGateway(ctx context.Context, n Node, edit func(*Gateway)) error {
+	if n.IsZero() {
 		return fmt.Errorf("gateway without a node: %w", ErrNotFound)
 	}
-	for _, f := range gatewayFields {
-		if err := checkLength("gateway's "+f.name, len(f.get(&g)), 4<<10); err != nil {
-			return err
-		}
-	}
 	return s.update(ctx, func(t *tx) error {
-		r := gatewayRef(g.Node)
+		r := gatewayRef(n)
 		e, err := t.entity(r)
 		if err != nil {
 			return err
 		}
+		g := gatewayOf(n, e)
+		edit(&g)
 		for _, f := range gatewayFields {
 			v := f.get(&g)
+			if err := checkLength("gateway's "+f.name, len(v), 4<<10); err != nil {
+				return err
+			}
 			if c := e.get(f.name); c != nil && string(c.value) == v {
 				continue
 			}

@@ -80,6 +80,7 @@ func (p *pipeline) take(r *request) {
 		p.base = s.db.NewTransaction(false)
 	}
 	t := newTx(p.reader(), g.writes, *s.author.Load())
+	t.may = s.mayWrite
 	err := s.perform(r, t)
 	size := t.mine.bytes()
 	if err == nil && (len(t.mine) > maxEntries || size > maxBytes) {

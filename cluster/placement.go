@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -28,6 +29,7 @@ type Load struct {
 	Age      time.Duration // of the report
 	Capacity int           // sessions it wants to have at most; 0 or less: none
 	Draining bool
+	Standby  bool // it takes devices only while no active gateway has room
 }
 
 // expected returns how many sessions the gateway has now, most likely.
@@ -50,21 +52,29 @@ func (l Load) open() bool {
 // Only peers count that are neither draining nor full and whose report is younger
 // than FreshLoad. If this gateway is draining or full itself, the device goes to
 // the one drawn whatever its load. Without such a peer it is served here, even
-// beyond the capacity: no device is turned away. The choice is random so that
+// beyond the capacity: no device is turned away. A standby gateway counts only where
+// no active one has room, this one included, and gives every device to an active
+// one that has. The choice is random so that
 // gateways with the same reports do not all send to the same peer (Mitzenmacher,
 // The Power of Two Choices, 2001); rnd is used by this call alone.
 func Place(own Load, peers []Load, rnd *rand.Rand) (target Node, here bool) {
-	best := draw(peers, own.Node, -1, rnd)
+	full := own.full()
+	standby := false
+	best := draw(peers, own.Node, -1, standby, rnd)
+	if best < 0 && (full || own.Standby) {
+		standby = true
+		best = draw(peers, own.Node, -1, standby, rnd)
+	}
 	if best < 0 {
 		return own.Node, true
 	}
-	full := own.Draining || own.Capacity <= 0 || own.Sessions >= own.Capacity
-	if own.Sessions < fewSessions || full {
-		if second := draw(peers, own.Node, best, rnd); second >= 0 && peers[second].share() < peers[best].share() {
+	away := full || own.Standby && !standby
+	if own.Sessions < fewSessions || away {
+		if second := draw(peers, own.Node, best, standby, rnd); second >= 0 && peers[second].share() < peers[best].share() {
 			best = second
 		}
 	}
-	if full {
+	if away {
 		return peers[best].Node, false
 	}
 	share := float64(own.Sessions) / float64(own.Capacity)
@@ -74,16 +84,28 @@ func Place(own Load, peers []Load, rnd *rand.Rand) (target Node, here bool) {
 	return own.Node, true
 }
 
+// full reports whether the gateway that asks takes no more devices than it must.
+func (l Load) full() bool { return l.Draining || l.Capacity <= 0 || l.Sessions >= l.Capacity }
+
+// Spare says whether a device that a standby gateway serves, as far as is known, may go to an active one: the
+// gateway that asks, or a peer.
+func Spare(own Load, peers []Load) bool {
+	if !own.Standby && !own.full() {
+		return true
+	}
+	return slices.ContainsFunc(peers, func(l Load) bool { return l.Node != own.Node && !l.Standby && l.open() })
+}
+
 // share is the expected load in units of the capacity.
 func (l Load) share() float64 { return l.expected() / float64(l.Capacity) }
 
-// draw returns the index of an open peer, at random by capacity, neither self nor
+// draw returns the index of an open peer of one role, at random by capacity, neither self nor
 // the one at but; -1 if there is none.
-func draw(peers []Load, self Node, but int, rnd *rand.Rand) int {
+func draw(peers []Load, self Node, but int, standby bool, rnd *rand.Rand) int {
 	chosen, total := -1, 0
 	for i := range peers {
 		p := &peers[i]
-		if i == but || p.Node == self || !p.open() {
+		if i == but || p.Node == self || p.Standby != standby || !p.open() {
 			continue
 		}
 		total += p.Capacity

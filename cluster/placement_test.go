@@ -315,7 +315,10 @@ func TestOutlook(t *testing.T) {
 }
 
 func TestHeirs(t *testing.T) {
-	alive := []Weighted{{testNode(0), 100}, {testNode(1), 100}, {testNode(2), 200}, {testNode(3), 0}, {testNode(4), 100}}
+	var alive []Weighted
+	for i, capacity := range []int{100, 100, 200, 0, 100} {
+		alive = append(alive, Weighted{Node: testNode(i), Capacity: capacity})
+	}
 	count := map[Node]int{}
 	const n = 20_000
 	for i := range n {

@@ -206,3 +206,12 @@ func logBytes(dir string) (n uint64) {
 	}
 	return n
 }
+
+// MeasureDisk returns how many bytes of the volume that holds a directory are free, and all.
+func MeasureDisk(dir string) (free, total uint64, err error) { return measureDisk(dir) }
+
+// LowDisk returns below how many free bytes of a volume nothing is written.
+func LowDisk(total uint64) uint64 {
+	low, _ := shares(total)
+	return low
+}

@@ -159,6 +159,7 @@ type tx struct {
 	time   uint64 // hybrid time of local writes
 	// horizon is the hybrid time from which cells are of the far future.
 	horizon uint64
+	may     func(kind string) error // may a kind of a later format be written? nil: yes
 
 	seq      uint64          // of local writes; 0 until the first
 	size     int             // bytes of local cells
@@ -286,6 +287,11 @@ func (t *tx) put(r ref, field string, value []byte) error {
 func (t *tx) write(r ref, c cell) error {
 	if len(c.value) > MaxValue || len(r.id()) > maxID || len(c.field) > maxField {
 		return fmt.Errorf("%s %s: %w: a value may have %d bytes", r.kind(), c.field, ErrTooLarge, MaxValue)
+	}
+	if _, later := formats[r.kind()]; later && t.may != nil {
+		if err := t.may(r.kind()); err != nil {
+			return err
+		}
 	}
 	e, err := t.entity(r)
 	if err != nil {

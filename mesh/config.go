@@ -51,6 +51,13 @@ type Config struct {
 	// to admit anybody. Nil: the same.
 	Welcome func(ctx context.Context, n Newcomer) ([]byte, error)
 
+	// Claims answers members of other clusters that claim us. Nil: none can.
+	Claims Claims
+
+	// Logon returns what a newcomer joins with whose name and password are those of an administrator, at most
+	// 16 KiB. An error is told to it, see RefusedError. Nil: nobody can log on.
+	Logon func(ctx context.Context, n Newcomer, user, password string) ([]byte, error)
+
 	// Beat returns the payload of our next heartbeat, at most 4 KiB. It is
 	// called every 200 ms and must not block. Nil: none.
 	Beat func() []byte

@@ -39,6 +39,7 @@ func (m *Mesh) dialLink(ctx context.Context, a netip.AddrPort, timeout time.Dura
 	}
 	m.mu.Unlock()
 	if err != nil && ctx.Err() == nil {
+		m.refusal(a, id, err, false)
 		m.log.Debug("no link", "addr", a, "err", err)
 	}
 	return id, err
@@ -155,16 +156,28 @@ func (m *Mesh) greet(w *wire, ours hello) (hello, time.Duration, error) {
 		return hello{}, 0, fmt.Errorf("%w: hello for another link", errFrame)
 	}
 	if code := m.examine(w, theirs); code != 0 {
-		w.refuse(code, "")
-		return hello{}, 0, &RefusedError{Reason: "by us: " + code.String(), code: code}
+		return hello{}, 0, m.refuse(w, theirs, code)
 	}
 	return theirs, rtt, nil
 }
 
+// refuse tells the sender of a hello why not, and returns the same as an error.
+func (m *Mesh) refuse(w *wire, theirs hello, code reason) error {
+	e := &RefusedError{Reason: "by us: " + code.String(), code: code, byUs: true}
+	text := ""
+	if _, ok := common(theirs.ProtoMin, theirs.ProtoMax); !ok && code == refusedVersion {
+		text = unlike(theirs.ProtoMin, theirs.ProtoMax)
+		e.Reason += fmt.Sprintf(": it speaks %s of the protocol, we %s", versions(theirs.ProtoMin, theirs.ProtoMax), versions(protoMin, protoMax))
+	}
+	w.refuse(code, text)
+	return e
+}
+
 // examine says whether the sender of a hello may have a link, or why not.
 func (m *Mesh) examine(w *wire, theirs hello) reason {
+	_, speaks := common(theirs.ProtoMin, theirs.ProtoMax)
 	switch {
-	case theirs.ProtoMin > protoMax || theirs.ProtoMax < protoMin:
+	case !speaks:
 		return refusedVersion
 	case !bytes.Equal(theirs.Cluster, m.cfg.Cluster[:]):
 		return refusedCluster

@@ -9,13 +9,16 @@
 //	            one port, TCP and UDP
 //	UDP ───────────────────────────────► serf (membership, failure detection)
 //	TCP ─ first byte ─┬─ 0x16: TLS 1.3 ─┬─ gatemesh-link/1   control, bulk
-//	                  │                 └─ gatemesh-join/1   a newcomer
+//	                  │                 ├─ gatemesh-join/1   a newcomer
+//	                  │                 ├─ gatemesh-claim/1  a member of another cluster, which wants us
+//	                  │                 └─ gatemesh-logon/1  a newcomer with an administrator's password
 //	                  └─ other ─────────► serf (push and pull)
 //
 // Two members keep one link, made of two TLS connections: control carries
 // heartbeats and small messages, bulk carries states, so that a large delta
 // never delays a heartbeat. Both ends of every connection prove their Ed25519
-// key; nothing is accepted from a key that is not admitted.
+// key; nothing is accepted from a key that is not admitted. They talk the newest
+// version of the protocol that both speak.
 //
 // # Who is there
 //

@@ -5,12 +5,6 @@ import (
 	"net/netip"
 )
 
-// The versions of the protocol that this code speaks.
-const (
-	protoMin = 1
-	protoMax = 1
-)
-
 // class says what a connection of a link is for.
 type class uint8
 
@@ -120,10 +114,14 @@ type RefusedError struct {
 	// one: there is no use in trying again. Set by Join.
 	Final bool
 	code  reason
+	byUs  bool
 }
 
 // Error returns the reason.
 func (e *RefusedError) Error() string { return "refused: " + e.Reason }
+
+// Version says whether it is for want of a version of the protocol in common.
+func (e *RefusedError) Version() bool { return e.code == refusedVersion }
 
 // parseRefusal always returns an error: the refusal, or what is wrong with it.
 func parseRefusal(body []byte) error {

@@ -43,6 +43,7 @@ type link struct {
 	id      ID
 	key     ed25519.PublicKey
 	hello   hello // of the other side
+	proto   uint  // the version of the protocol that both talk
 	dialer  ID
 	addr    netip.AddrPort // of the other side's socket; if we dialed, where it listens
 	control *wire
@@ -73,8 +74,10 @@ type sentBeat struct {
 }
 
 func newLink(m *Mesh, w *wire, theirs hello, dialer ID, addr netip.AddrPort) *link {
+	proto, _ := common(theirs.ProtoMin, theirs.ProtoMax)
 	return &link{
-		mesh: m, id: IDOf(w.key), key: w.key, hello: theirs, dialer: dialer, addr: addr, control: w,
+		proto: proto,
+		mesh:  m, id: IDOf(w.key), key: w.key, hello: theirs, dialer: dialer, addr: addr, control: w,
 		out: make(chan []byte, queueLen), beats: make(chan beat, 1), last: make(chan []byte, 1),
 		inbox: make(chan message, inboxLen), done: make(chan struct{}),
 		calls: map[uint64]chan answer{},

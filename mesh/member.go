@@ -43,6 +43,7 @@ type Member struct {
 	Addr          netip.AddrPort // where it says that it listens
 	Status        Status
 	Linked        bool          // a link is up
+	Protocol      uint          // the version that the link talks; 0: there is none
 	Synced        bool          // and what it had when the link came up is merged
 	RTT           time.Duration // smoothed; 0: not measured
 	Beat          []byte        // payload of its last heartbeat; not to be changed

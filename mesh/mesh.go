@@ -52,6 +52,8 @@ type Mesh struct {
 	dialing map[netip.AddrPort]int // dials under way
 	barred  map[ID]struct{}        // nothing is taken from them
 	events  []Event
+
+	refusals []Refusal // the oldest first
 }
 
 type runState int

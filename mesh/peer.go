@@ -71,6 +71,9 @@ func (p *peer) member(now time.Time) Member {
 		ID: p.id, Key: p.key, Name: p.name, Version: p.version, Addr: p.addr,
 		Status: p.was, Linked: p.link != nil, Synced: p.synced, RTT: p.rtt, Beat: p.beat, Since: p.since,
 	}
+	if p.link != nil {
+		m.Protocol = p.link.proto
+	}
 	if !p.beatAt.IsZero() {
 		m.BeatAge = now.Sub(p.beatAt)
 	}

@@ -18,7 +18,7 @@ func (m *Mesh) serve(ctx context.Context, s *stranger) {
 		m.transport.take(s)
 		return
 	}
-	w, err := m.self.handshake(ctx, s, false, protoLink, protoJoin)
+	w, err := m.self.handshake(ctx, s, false, protoLink, protoJoin, protoClaim, protoLogon)
 	if err != nil {
 		m.log.Debug("connection refused", "from", s.from, "err", err)
 		return
@@ -28,6 +28,10 @@ func (m *Mesh) serve(ctx context.Context, s *stranger) {
 		err = m.serveLink(ctx, s, w, release)
 	case protoJoin:
 		err = m.serveJoin(ctx, s, w)
+	case protoClaim:
+		err = m.serveClaim(ctx, s, w)
+	case protoLogon:
+		err = m.serveLogon(ctx, s, w)
 	}
 	w.close()
 	if err != nil && ctx.Err() == nil {
@@ -51,8 +55,9 @@ func (m *Mesh) serveLink(ctx context.Context, s *stranger, w *wire, release func
 		return err
 	}
 	if code := m.examineDialer(w, theirs); code != 0 {
-		w.refuse(code, "")
-		return &RefusedError{Reason: "by us: " + code.String(), code: code}
+		err := m.refuse(w, theirs, code)
+		m.refusal(s.from, IDOf(w.key), err, true)
+		return err
 	}
 	if err := w.write(handshakeTimeout, encode(kindHello, m.hello(theirs.Class, [16]byte(theirs.Link)))); err != nil {
 		return fmt.Errorf("send hello: %w", err)

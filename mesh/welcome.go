@@ -20,8 +20,8 @@ func (m *Mesh) serveJoin(ctx context.Context, s *stranger, w *wire) error {
 	if err != nil {
 		return err
 	}
-	if theirs.ProtoMin > protoMax || theirs.ProtoMax < protoMin {
-		w.refuse(refusedVersion, "")
+	if _, ok := common(theirs.ProtoMin, theirs.ProtoMax); !ok {
+		w.refuse(refusedVersion, unlike(theirs.ProtoMin, theirs.ProtoMax))
 		return nil
 	}
 	if m.cfg.Secrets == nil {

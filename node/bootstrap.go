@@ -38,6 +38,7 @@ type arrival struct {
 //
 //	admitted before ──────────────────────────────► as itself
 //	--join gmt1-… ─► ask its members ─────────────► joined
+//	 --user NAME ─► password at HOST ─► a token, as above
 //	--join HOST ──► ask until somebody answers ───► joined
 //	--key ──► LAN ──► members? ──► ask them ──────► joined
 //	            └──── nobody, or we are lowest ──► begun
@@ -59,9 +60,12 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 			a.seeds = addrsOf(doors)
 		}
 		a.facts = f
-		return a, errors.Join(n.agrees(f), n.endJoining())
+		return a, errors.Join(n.abides(f), n.endJoining())
 	}
 	if err := errors.Join(n.cutShort(), n.resumeJoining()); err != nil {
+		return a, err
+	}
+	if err := n.logOnFirst(ctx); err != nil {
 		return a, err
 	}
 	switch {
@@ -69,6 +73,9 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 		a.seeds, err = n.joinAt(ctx)
 	case n.cfg.Key != nil:
 		a.seeds, err = n.joinOnLAN(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		err = n.putBack(err)
 	}
 	if err != nil {
 		return a, err
@@ -83,7 +90,7 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 		err = errors.New("the cluster admitted this gateway without its settings")
 	}
 	if err == nil {
-		err = errors.Join(n.agrees(a.facts), n.endJoining())
+		err = errors.Join(n.abides(a.facts), n.endJoining())
 	}
 	return a, err
 }

@@ -162,7 +162,7 @@ func (n *Node) enrolment(d cluster.Device) (api.Enrolment, error) {
 	return api.Enrolment{
 		Device:    n.device(p, d, nil, live{}),
 		PublicKey: cluster.KeyString(p.pub),
-		Endpoint:  n.publicAddress(p),
+		Endpoint:  n.offers().Public,
 		Keepalive: deviceKeepalive,
 	}, nil
 }

@@ -18,9 +18,9 @@ func (n *Node) disk() api.Disk {
 }
 
 // announceLater writes what this gateway says of itself as soon as there is room, where there was none at its start.
-func (n *Node) announceLater(ctx context.Context, p *parts, public string) error {
+func (n *Node) announceLater(ctx context.Context, p *parts) error {
 	for sleep(ctx, roomInterval) == nil {
-		switch err := n.announceSelf(ctx, p, public); {
+		switch err := n.announceSelf(ctx, p); {
 		case errors.Is(err, cluster.ErrReadOnly):
 		case ctx.Err() != nil:
 			return nil

@@ -78,6 +78,7 @@ func (n *Node) Drain(ctx context.Context, d api.Drain) (api.Drained, error) {
 // that no other gateway reaches, or when there is no heir. It returns how many are left.
 func (n *Node) drain(ctx context.Context, p *parts, patience time.Duration) (left int) {
 	p.draining.Store(true)
+	n.tell(api.Event{Kind: api.EventDraining, GatewayID: n.self.String()})
 	p.rouseLeaving()
 	tick := time.NewTicker(drainLook)
 	defer tick.Stop()
@@ -97,6 +98,7 @@ func (n *Node) drain(ctx context.Context, p *parts, patience time.Duration) (lef
 		}
 	}
 	n.log.Info("drained", "left", left)
+	n.tell(api.Event{Kind: api.EventDrained, GatewayID: n.self.String(), Count: left, Text: "devices that are left"})
 	return left
 }
 
@@ -148,7 +150,10 @@ func (p *parts) rouseLeaving() {
 	}
 }
 
-// giveAway hands devices to their heirs as long as this gateway drains, or its data path is broken: each is stopped,
+// gives says whether devices are given away, or may be.
+func (n *Node) gives(p *parts) bool { return p.leaving() || n.offers().Standby }
+
+// giveAway hands devices to their heirs as long as this gateway drains, its data path is broken, or it is a standby: each is stopped,
 // exported, taken over there and then, and dropped when its new gateway has heard it. Packets for it go there
 // meanwhile. What no heir takes, what is taken back and what a handshake makes anew goes with the next round. Nobody
 // else gives away.
@@ -162,19 +167,24 @@ func (n *Node) giveAway(ctx context.Context, p *parts) error {
 		case <-p.leave:
 		case <-timer.C:
 		}
-		if p.leaving() {
-			n.giveRound(ctx, p)
-			timer.Reset(drainPause)
+		switch {
+		case p.leaving():
+			n.giveRound(ctx, p, n.served(p, nil), p.linkedHeirs(), nil)
+		case n.offers().Standby:
+			n.giveBack(ctx, p)
+		default:
+			continue
 		}
+		timer.Reset(drainPause)
 	}
 }
 
-// giveRound gives each device that is served here to its heir, once.
-func (n *Node) giveRound(ctx context.Context, p *parts) {
-	heirs := p.linkedHeirs()
+// giveRound gives each of the devices to its heir, once, and to an heir at most as many as room says; nil: all.
+func (n *Node) giveRound(ctx context.Context, p *parts, devices []cluster.Key, heirs []heir, room map[heir]int) {
 	given := map[heir][]cluster.Key{}
-	for _, k := range n.served(p) {
-		if h := heirOf(k, n.self, heirs); !h.Node.IsZero() {
+	for _, k := range devices {
+		h := heirOf(k, n.self, heirs)
+		if !h.Node.IsZero() && (room == nil || len(given[h]) < room[h]) {
 			given[h] = append(given[h], k)
 		}
 	}
@@ -188,13 +198,13 @@ func (n *Node) giveRound(ctx context.Context, p *parts) {
 	_ = g.Wait() // no error is returned
 }
 
-// served lists the devices that this gateway sends to and that may be given away.
-func (n *Node) served(p *parts) (devices []cluster.Key) {
+// served lists the devices that this gateway sends to and that may be given away, those that some chooses; nil: all.
+func (n *Node) served(p *parts, some func(cluster.Session) bool) (devices []cluster.Key) {
 	owned := p.sessions.OwnedBy(n.self)
 	p.rows.Lock()
 	defer p.rows.Unlock()
 	for _, s := range owned {
-		if p.stance(s.Device) == serving && !p.isKept(s.Device) {
+		if p.stance(s.Device) == serving && !p.isKept(s.Device) && (some == nil || some(s)) {
 			devices = append(devices, s.Device)
 		}
 	}
@@ -213,7 +223,7 @@ func (p *parts) linkedHeirs() []heir {
 // drainTo hands devices to one heir, a few at a time, until a call fails.
 func (n *Node) drainTo(ctx context.Context, p *parts, h heir, keys []cluster.Key) {
 	for batch := range slices.Chunk(keys, finalCount) {
-		if ctx.Err() != nil || !p.leaving() {
+		if ctx.Err() != nil || !n.gives(p) {
 			return
 		}
 		stopped, b := n.stop(p, h, batch)

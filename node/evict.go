@@ -173,8 +173,8 @@ func (n *Node) ReadmitGateway(ctx context.Context, ref string) (api.Readmitted, 
 // minGatewayID is how many digits of a gateway's id name it.
 const minGatewayID = 6
 
-// maxWaiting bounds how many gateways are remembered that wait to be admitted again.
-const maxWaiting = 64
+// maxPending bounds how many gateways are remembered that wait to be admitted again.
+const maxPending = 64
 
 // waiting is gateways that called here with the word of an evicted one, and of which the store knows nothing. The zero
 // value is empty.
@@ -190,7 +190,7 @@ func (w *waiting) add(a cluster.Admission) {
 	if slices.ContainsFunc(w.all, func(o cluster.Admission) bool { return o.Key.Equal(a.Key) }) {
 		return
 	}
-	if len(w.all) == maxWaiting {
+	if len(w.all) == maxPending {
 		w.all = slices.Delete(w.all, 0, 1)
 	}
 	w.all = append(w.all, a)

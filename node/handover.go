@@ -256,7 +256,7 @@ func (p *peers) inheritors() []heir {
 	out := make([]heir, 0, len(p.loads))
 	for id, l := range p.loads {
 		if p.alive[id] && l.Serving && !l.Draining && l.Incarnation != 0 {
-			out = append(out, heir{cluster.Weighted{Node: id, Capacity: l.Capacity}, l.Incarnation})
+			out = append(out, heir{l.weighted(id), l.Incarnation})
 		}
 	}
 	slices.SortFunc(out, func(a, b heir) int { return bytes.Compare(a.Node[:], b.Node[:]) })

@@ -19,6 +19,10 @@ type report struct {
 	// Incarnation is the engine's, for which exports are made; 0: it takes none.
 	Incarnation uint64 `cbor:"6,keyasint,omitempty"`
 	ReadOnly    bool   `cbor:"7,keyasint,omitempty"` // its disk is nearly full: it takes no changes
+	Standby     bool   `cbor:"8,keyasint,omitempty"` // it takes devices only while no active gateway has room
+	Full        bool   `cbor:"9,keyasint,omitempty"` // it has no room; see fullness
+	// Clock is its wall clock when it made this, in microseconds since 1970; 0: it does not say.
+	Clock int64 `cbor:"10,keyasint,omitempty"`
 }
 
 // count is how many devices that a gateway sent were confirmed here since this
@@ -66,4 +70,19 @@ func (r report) counted(from cluster.Node) uint64 {
 type peerLoad struct {
 	report
 	outlook cluster.Outlook
+	clock   skew
+}
+
+// weighted is the peer among those that inherit.
+func (l *peerLoad) weighted(id cluster.Node) cluster.Weighted {
+	return cluster.Weighted{Node: id, Capacity: l.Capacity, Standby: l.Standby, Full: l.Full}
+}
+
+// fullness says whether a gateway has no room. It stays full until a twentieth is free, so that not every device that
+// comes or goes gives those of others another heir.
+func fullness(was bool, sessions, capacity int) bool {
+	if was {
+		return sessions > capacity-max(1, capacity/20)
+	}
+	return sessions >= capacity
 }

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gatemesh/node/api"
 	"gatemesh/vpn"
 )
 
@@ -45,6 +46,7 @@ func (n *Node) serveDevices(ctx context.Context, p *parts) error {
 			wait = mendFirst
 		}
 		p.ready.broken.Store(true)
+		n.tell(api.Event{Kind: api.EventUnready, GatewayID: n.self.String(), Text: err.Error()})
 		n.log.Error("the data path has failed; this gateway takes no devices until it is open again", "err", err, "hint", mendHint(err))
 		broke := time.Now()
 		if wait = n.mend(ctx, p, wait); ctx.Err() != nil {
@@ -52,6 +54,7 @@ func (n *Node) serveDevices(ctx context.Context, p *parts) error {
 		}
 		p.ready.lost.Store(false)
 		p.ready.broken.Store(false)
+		n.tell(api.Event{Kind: api.EventReady, GatewayID: n.self.String()})
 		n.log.Info("the data path is open again", "after", time.Since(broke).Round(time.Millisecond))
 	}
 }

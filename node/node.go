@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +19,7 @@ import (
 
 	"gatemesh/cluster"
 	"gatemesh/mesh"
+	"gatemesh/node/api"
 	"gatemesh/vpn"
 )
 
@@ -29,7 +29,7 @@ type Node struct {
 	log     *slog.Logger
 	key     ed25519.PrivateKey
 	self    cluster.Node
-	name    string // settled in Run
+	name    string // with which it started, settled in Run; offers says what it is called now
 	started time.Time
 	store   *cluster.Store
 	closers []closer
@@ -37,7 +37,17 @@ type Node struct {
 	waiting   waiting
 	admitting sync.Mutex // held while one newcomer is counted and admitted
 
-	live atomic.Pointer[parts] // nil until the cluster is known
+	logons   tries
+	called   context.Context    // ends when Run is to end
+	giveUp   context.CancelFunc // ends called
+	resets   atomic.Bool        // there is a note of what the next Node is to do
+	departed atomic.Bool        // this gateway has left its cluster
+
+	live  atomic.Pointer[parts] // nil until the cluster is known
+	offer atomic.Pointer[offer] // nil until its entry is written
+
+	events   listeners
+	stopping chan struct{} // closed when the control socket closes
 }
 
 // parts is what exists once the cluster is known. Nothing in it is replaced.
@@ -63,12 +73,15 @@ type parts struct {
 	ready    readiness
 	draining atomic.Bool   // takes no new devices and gives away those it has
 	leave    chan struct{} // wakes giveAway; capacity 1
+	retired  atomic.Bool   // it has become a standby and gives its devices to active gateways
+	full     atomic.Bool   // see fullness; written by the heartbeat
 
 	lags      *lags
 	alarms    alarms
 	repairing sync.Mutex // held by the one exchange of cells that should be equal
 
 	departing atomic.Bool // the process ends: no device is recalled
+	resetting atomic.Bool // this gateway is leaving its cluster
 
 	rows    sync.Mutex                // makes reading and writing our rows of the session table one step, and guards the fields below
 	stances map[cluster.Key]stance    // but serving and away, which the rows tell
@@ -87,19 +100,45 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now()}
+	n := &Node{
+		cfg: cfg, log: cfg.Log, started: cfg.Now(), stopping: make(chan struct{}),
+		logons: tries{each: logonTries, all: logonTriesAll, lockout: logonLockout},
+	}
+	n.called, n.giveUp = context.WithCancel(context.Background())
+	n.onClose("run", func() error { n.giveUp(); return nil })
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
+	}
+	if onTrial(cfg.Data) {
+		n.cfg = n.cfg.Reset()
 	}
 	return n, nil
 }
 
-// open opens what lies in the data directory.
+// open opens what lies in the data directory, after what a note says was done to it.
 func (n *Node) open() (err error) {
-	cfg := &n.cfg
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+	if err := os.MkdirAll(n.cfg.Data, 0o700); err != nil {
 		return unwritable(err)
 	}
+	note, due, err := readReset(n.cfg.Data)
+	if err != nil {
+		return err
+	}
+	if err := n.openStore(); err != nil || !due {
+		return err
+	}
+	if err := n.store.Close(); err != nil { // nobody else had it open
+		return fmt.Errorf("close store: %w", err)
+	}
+	if err := finishReset(n.cfg.Data, note); err != nil {
+		return unwritable(err)
+	}
+	return n.openStore()
+}
+
+// openStore opens the store of the gateway whose key the directory holds.
+func (n *Node) openStore() (err error) {
+	cfg := &n.cfg
 	n.key, err = loadIdentity(cfg.Data)
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -107,7 +146,7 @@ func (n *Node) open() (err error) {
 	} else if err != nil {
 		return err
 	}
-	store := filepath.Join(cfg.Data, "store") // closed to others, whatever the mode of the files in it
+	store := filepath.Join(cfg.Data, storeDir) // closed to others, whatever the mode of the files in it
 	if err := errors.Join(os.MkdirAll(store, 0o700), os.Chmod(store, 0o700)); err != nil {
 		return unwritable(err)
 	}
@@ -176,7 +215,8 @@ func (n *Node) Close() error {
 }
 
 // Run is the life of the gateway: it finds or begins its cluster, takes
-// devices, and returns when ctx ends (nil then) or a part fails.
+// devices, and returns when ctx ends (nil then), a part fails, or it gives up its cluster (ErrReset, or
+// ErrLeft if it is to stay stopped).
 func (n *Node) Run(ctx context.Context) error {
 	inner, stop := context.WithCancel(cluster.WithActor(context.WithoutCancel(ctx), itself))
 	defer stop()
@@ -185,9 +225,17 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.run(gctx, g) })
 	g.Go(func() error {
 		defer stop()
-		return n.depart(gctx, ctx.Done())
+		return n.depart(gctx, n.called.Done())
 	})
+	release := context.AfterFunc(ctx, n.giveUp)
 	err := g.Wait()
+	release()
+	if ctx.Err() == nil && n.resets.Load() && (err == nil || errors.Is(err, context.Canceled)) {
+		if n.departed.Load() {
+			return ErrLeft
+		}
+		return ErrReset
+	}
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil
 	}
@@ -256,7 +304,8 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		Admit:   func(k ed25519.PublicKey, voucher []byte) error { return n.admit(came.facts, k, voucher) },
 		Voucher: admission.Statement,
 		Welcome: func(ctx context.Context, c mesh.Newcomer) ([]byte, error) { return n.welcome(ctx, p, c) },
-		Beat:    n.beat(p), Book: n.book, Events: n.onMesh(p),
+		Claims:  newClaimable(n, p), Logon: n.onLogon,
+		Beat: n.beat(p), Book: n.book, Events: n.onMesh(p),
 		Log: n.log.With("component", "mesh"),
 	})
 	if err != nil {
@@ -296,15 +345,16 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	p.mesh.Handle(kindPacket, n.onPacket(p))
 	p.mesh.Handle(kindSpend, n.onSpend)
 	p.mesh.Handle(kindDatagram, n.onDatagram(p))
+	p.mesh.Handle(kindReach, n.onReach)
 
 	p.sessions.Subscribe(n.onForeign(p))
 	n.store.Subscribe(n.onChange(p))
-	public := n.publicAddress(p)
-	unsaid := n.announceSelf(ctx, p, public)
+	unsaid := n.announceSelf(ctx, p)
 	if unsaid != nil && !errors.Is(unsaid, cluster.ErrReadOnly) {
 		return unsaid
 	}
 	n.live.Store(p)
+	public := n.offers().Public
 
 	if n.cfg.Started != nil {
 		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: n.clusterKey(), Mesh: p.mesh.Addr(), Public: public})
@@ -330,8 +380,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.announce(ctx, p) })
 	g.Go(func() error { return n.turnKeys(ctx, p) })
 	g.Go(func() error { return n.heedExile(ctx, p) })
+	g.Go(func() error { return n.runNext(ctx) })
 	if unsaid != nil {
-		g.Go(func() error { return n.announceLater(ctx, p, public) })
+		g.Go(func() error { return n.announceLater(ctx, p) })
 	}
 	g.Go(func() error { return n.becomeReady(ctx, p, came) })
 	return nil
@@ -353,26 +404,10 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 	}
 	n.countInstances(p)
 	p.ready.joined.Store(true)
+	n.tell(api.Event{Kind: api.EventReady, GatewayID: n.self.String()})
 	n.log.Info("gateway ready", "name", n.name, "cluster", clusterName(came.facts.cluster))
 	if n.cfg.Ready != nil {
 		n.cfg.Ready()
-	}
-	return nil
-}
-
-// announceSelf writes what this gateway says of itself.
-func (n *Node) announceSelf(ctx context.Context, p *parts, public string) error {
-	host, err := os.Hostname()
-	if err != nil {
-		host = ""
-	}
-	err = n.store.PutGateway(ctx, cluster.Gateway{
-		Node: n.self, Name: n.name, Public: public, Mesh: []netip.AddrPort{p.mesh.Addr()},
-		Capacity: n.cfg.Capacity, OS: runtime.GOOS, Arch: runtime.GOARCH, Hostname: host,
-		Version: n.cfg.Version, Started: n.started.UTC().Truncate(time.Second),
-	})
-	if err != nil {
-		return fmt.Errorf("write own entry: %w", err)
 	}
 	return nil
 }
@@ -420,41 +455,9 @@ func (n *Node) book() []netip.AddrPort {
 	}
 	var out []netip.AddrPort
 	for _, g := range gateways {
-		if g.Node != n.self {
+		if gone, err := n.store.Departed(g.Node); g.Node != n.self && !gone && err == nil {
 			out = append(out, g.Mesh...)
 		}
 	}
 	return out
-}
-
-// chooseName settles what the gateway is called: as it was told, else as it
-// was called before, else by its host, made unique among the gateways known.
-func (n *Node) chooseName() error {
-	if n.name = n.cfg.Name; n.name != "" {
-		return nil
-	}
-	gateways, err := n.store.Gateways()
-	if err != nil {
-		return fmt.Errorf("read gateways: %w", err)
-	}
-	n.name = hostname()
-	for _, g := range gateways {
-		switch {
-		case g.Node == n.self && g.Name != "":
-			n.name = g.Name
-			return nil
-		case g.Node != n.self && g.Name == n.name:
-			n.name += "-" + n.self.String()[:4]
-		}
-	}
-	return nil
-}
-
-// publicAddress is what devices are told: the flag, else the address at which
-// the other gateways see this one.
-func (n *Node) publicAddress(p *parts) string {
-	if n.cfg.Public != "" {
-		return n.cfg.Public
-	}
-	return netip.AddrPortFrom(p.mesh.Addr().Addr(), p.vpn.Port()).String()
 }

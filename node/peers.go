@@ -74,6 +74,7 @@ func (p *peers) on(e mesh.Event, now time.Time) {
 		}
 		l.report = r
 		l.outlook.Report(now.Add(-e.Member.RTT/2), r.Sessions, r.counted(p.self))
+		l.clock.take(r.Clock, now, e.Member.RTT)
 	case mesh.Stalled:
 		// The fence saw the gap by itself, in beat.
 	}
@@ -161,23 +162,43 @@ func (p *peers) weigh(now time.Time) []cluster.Load {
 	out := make([]cluster.Load, 0, len(p.loads))
 	for id, l := range p.loads {
 		if p.alive[id] {
-			out = append(out, l.outlook.Load(id, l.Capacity, l.Draining || !l.Serving, now))
+			load := l.outlook.Load(id, l.Capacity, l.Draining || !l.Serving, now)
+			load.Standby = l.Standby
+			out = append(out, load)
 		}
 	}
 	return out
 }
 
-// heirs lists the gateways alive that may take over a device, self included.
-func (p *peers) heirs(self cluster.Node, capacity int) []cluster.Weighted {
+// heirs lists the gateways alive that may take over a device, self first.
+func (p *peers) heirs(self cluster.Weighted) []cluster.Weighted {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := []cluster.Weighted{{Node: self, Capacity: capacity}}
+	out := []cluster.Weighted{self}
 	for id, l := range p.loads {
 		if p.alive[id] && l.Serving && !l.Draining {
-			out = append(out, cluster.Weighted{Node: id, Capacity: l.Capacity})
+			out = append(out, l.weighted(id))
 		}
 	}
 	return out
+}
+
+// isStandby says whether id is a standby gateway.
+func (p *peers) isStandby(id cluster.Node) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.loads[id]
+	return l != nil && l.Standby
+}
+
+// clock returns how far the wall clock of id is ahead of ours, and whether that is known.
+func (p *peers) clock(id cluster.Node) (time.Duration, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l := p.loads[id]; l != nil {
+		return l.clock.offset()
+	}
+	return 0, false
 }
 
 // waitSynced returns when a peer has told all it knows, or after max.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gatemesh/cluster"
@@ -11,7 +12,8 @@ import (
 
 // dirty collects what changed in the store since it was last looked at.
 type dirty struct {
-	mu      sync.Mutex // guards devices
+	own     atomic.Bool // this gateway's entry
+	mu      sync.Mutex  // guards devices
 	devices map[cluster.Key]struct{}
 }
 
@@ -39,9 +41,15 @@ func (d *dirty) take() []cluster.Key {
 // here or another gateway wrote it. It does not block.
 func (n *Node) onChange(p *parts) func([]cluster.Ref) {
 	return func(refs []cluster.Ref) {
+		if n.listened() {
+			n.tellChanges(refs)
+		}
 		members := false
 		for _, r := range refs {
 			members = members || slices.Contains(membershipKinds, r.Kind)
+			if r.Kind == "gateway" && r.ID == n.self.String() {
+				p.dirty.own.Store(true)
+			}
 			if r.Kind != "device" {
 				if r.Kind == "admission" || r.Kind == "setting" {
 					p.recount.Store(true)
@@ -77,6 +85,11 @@ func (n *Node) reconcile(ctx context.Context, p *parts) error {
 		case <-p.changes:
 			if keys := p.dirty.take(); len(keys) > 0 {
 				p.vpn.Refresh(keys...)
+			}
+			if p.dirty.own.CompareAndSwap(true, false) {
+				if err := n.adopt(p); err != nil {
+					n.log.Error("this gateway's own entry", "err", err)
+				}
 			}
 			if p.recount.Swap(false) {
 				n.countInstances(p)

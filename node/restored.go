@@ -52,6 +52,11 @@ func (n *Node) comeBack(ctx context.Context, p *parts) error {
 			told = true
 			n.log.Warn("the cluster has another key than the backup; to get back into it, join it with a new data directory", "err", err)
 		}
+		var no *mesh.RefusedError
+		if errors.As(err, &no) && no.Final && !told {
+			told = true
+			n.log.Warn("the cluster does not take this gateway back", "err", err, "hint", no.Hint)
+		}
 		if sleep(ctx, returnPause) != nil {
 			return nil
 		}

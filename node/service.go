@@ -33,10 +33,18 @@ func (n *Node) Status(context.Context) (api.Status, error) {
 		return api.Status{}, err
 	}
 	s := api.Status{
-		Cluster: clusterName(p.facts.cluster), Gateway: n.name, ID: n.self.String(), Ready: p.ready.Load(), NotReady: n.notReady(p), Gateways: 1,
+		Cluster: clusterName(p.facts.cluster), Gateway: n.offers().Name, ID: n.self.String(), Ready: p.ready.Load(), NotReady: n.notReady(p), Gateways: 1,
 		Devices: n.store.CountDevices(), Sessions: p.vpn.Count(), Dataplane: p.plane,
 		PublicKey: cluster.KeyString(p.pub), Pool: p.facts.pool.String(), Version: n.cfg.Version,
 		AuthFailures: p.vpn.Stats().Forged, Disk: n.disk(),
+		Role: roleOf(n.offers().Standby), Protocol: protocolText(), Format: cluster.Format, Older: []string{},
+	}
+	older, err := n.store.Older(cluster.Format)
+	if err != nil {
+		return api.Status{}, err
+	}
+	for _, a := range older {
+		s.Older = append(s.Older, a.Name)
 	}
 	for _, m := range p.mesh.Members() {
 		if m.Status == mesh.Alive {
@@ -55,57 +63,6 @@ func (n *Node) ClusterKey(ctx context.Context) (api.ClusterKey, error) {
 	}
 	n.note(ctx, "show", "cluster key")
 	return api.ClusterKey{Key: n.clusterKey().String()}, nil
-}
-
-// ListGateways implements [api.Gateways].
-func (n *Node) ListGateways(context.Context) ([]api.Gateway, error) {
-	p, err := n.running()
-	if err != nil {
-		return nil, err
-	}
-	known, err := n.store.Gateways()
-	if err != nil {
-		return nil, err
-	}
-	members := map[cluster.Node]mesh.Member{}
-	for _, m := range p.mesh.Members() {
-		members[cluster.Node(m.ID)] = m
-	}
-	out := make([]api.Gateway, 0, len(known))
-	for _, g := range known {
-		out = append(out, n.gateway(p, g, members))
-	}
-	return out, nil
-}
-
-// gateway joins what a gateway's entry, its heartbeats and the mesh say.
-func (n *Node) gateway(p *parts, g cluster.Gateway, members map[cluster.Node]mesh.Member) api.Gateway {
-	out := api.Gateway{
-		Name: g.Name, ID: g.Node.String(), State: api.Failed, Capacity: g.Capacity, Public: g.Public,
-		Version: g.Version, OS: g.OS, Arch: g.Arch, Hostname: g.Hostname, Started: g.Started,
-	}
-	if len(g.Mesh) > 0 {
-		out.Mesh = g.Mesh[0].String()
-	}
-	if g.Node == n.self {
-		out.State, out.Serving, out.Draining = api.Alive, p.ready.Load(), p.draining.Load()
-		out.Sessions, out.ReadOnly = p.vpn.Count(), n.store.Room().ReadOnly
-		return out
-	}
-	m, ok := members[g.Node]
-	if !ok {
-		return out
-	}
-	switch m.Status {
-	case mesh.Alive:
-		r, _ := p.peers.report(g.Node)
-		out.State, out.Serving, out.Draining = api.Alive, r.Serving, r.Draining
-		out.Sessions, out.ReadOnly = r.Sessions, r.ReadOnly
-		out.Mesh = m.Addr.String()
-	case mesh.Left:
-		out.State = api.Left
-	}
-	return out
 }
 
 // apiError turns what the store refuses into words.

@@ -14,6 +14,7 @@ import (
 
 	"gatemesh/cluster"
 	"gatemesh/mesh"
+	"gatemesh/node/api"
 	"gatemesh/vpn"
 )
 
@@ -57,12 +58,14 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 		now := n.cfg.Now()
 		owner, owned := p.sessions.Owner(device)
 		heir, _ := p.forwards.heir(device)
-		k := knock{device: device, now: now, owner: owner, owned: owned, heir: heir, alive: p.peers.serves}
+		k := knock{
+			device: device, now: now, owner: owner, owned: owned, heir: heir, alive: p.peers.serves,
+			lent: owned && n.isLent(p, owner.Owner, now),
+		}
 		v := p.steering.decide(k,
 			func(answering int, r *rand.Rand) (cluster.Node, bool) {
-				own := cluster.Load{
-					Node: n.self, Sessions: p.vpn.Count() + answering, Capacity: n.cfg.Capacity, Draining: !p.ready.Load() || p.draining.Load(),
-				}
+				own := n.load(p)
+				own.Sessions += answering
 				return cluster.Place(own, p.peers.weigh(now), r)
 			})
 		if !v.sent {
@@ -74,6 +77,9 @@ func (n *Node) steer(p *parts) vpn.SteerFunc {
 			return true
 		}
 		p.peers.sent(v.target, now)
+		if n.listened() {
+			n.tell(api.Event{Kind: api.EventSteered, GatewayID: v.target.String(), DeviceID: cluster.KeyString(device)})
+		}
 		return false
 	}
 }
@@ -117,7 +123,7 @@ func (n *Node) answers(p *parts, device cluster.Key) bool {
 	if heir, _ := p.forwards.heir(device); !heir.IsZero() {
 		return false
 	}
-	return owned && owner.Owner == n.self || p.vpn.Count() < n.cfg.Capacity && !p.draining.Load()
+	return owned && owner.Owner == n.self || p.vpn.Count() < n.offers().Capacity && !p.draining.Load()
 }
 
 // onSession writes down what the engine says of its sessions.
@@ -152,6 +158,9 @@ func (n *Node) onConfirmed(p *parts, s cluster.Session, e vpn.Event, took bool) 
 		p.orphans.took(time.Now(), e.Device)
 	}
 	p.sessions.Confirm(s, n.store.Stamp())
+	if n.listened() {
+		n.tell(api.Event{Kind: api.EventConnected, GatewayID: n.self.String(), DeviceID: cluster.KeyString(e.Device)})
+	}
 	delete(p.stances, e.Device) // its row says that it is served
 	p.forwards.end(e.Device)
 	if p.leaving() {
@@ -304,6 +313,7 @@ func (n *Node) onMesh(p *parts) func(mesh.Event) {
 		p.peers.on(e, n.cfg.Now())
 		p.vpn.Alone(p.peers.doubt())
 		id := cluster.Node(e.Member.ID)
+		n.tellMesh(e)
 		switch e.Kind {
 		case mesh.Up:
 			n.log.Info("gateway up", "gateway", e.Member.Name, "id", id, "addr", e.Member.Addr)
@@ -382,9 +392,12 @@ func (n *Node) beat(p *parts) func() []byte {
 			until = time.Time{}
 		}
 		p.vpn.Allow(until)
+		o, sessions := n.offers(), p.vpn.Count()
+		p.full.Store(fullness(p.full.Load(), sessions, o.Capacity))
 		return report{
-			Sessions: p.vpn.Count(), Capacity: n.cfg.Capacity, Serving: p.ready.Load(), Draining: p.draining.Load(),
+			Sessions: sessions, Capacity: o.Capacity, Serving: p.ready.Load(), Draining: p.draining.Load(),
 			Counted: p.steering.counts(), Incarnation: p.vpn.Incarnation(), ReadOnly: n.store.Room().ReadOnly,
+			Standby: o.Standby, Full: p.full.Load(), Clock: n.cfg.Now().UnixMicro(),
 		}.encode()
 	}
 }

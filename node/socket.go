@@ -67,6 +67,7 @@ func (n *Node) serveAPI(ctx context.Context, l net.Listener) error {
 		ConnContext:       whoAsks,
 	}
 	stop := context.AfterFunc(ctx, func() {
+		close(n.stopping) // whoever listens to events goes
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if srv.Shutdown(grace) != nil {

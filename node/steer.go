@@ -43,6 +43,7 @@ type knock struct {
 	owned  bool
 	heir   cluster.Node            // who has it from us; zero: nobody
 	alive  func(cluster.Node) bool // may a device be sent there?
+	lent   bool                    // its owner is a standby gateway, and an active one has room
 }
 
 // steering remembers decisions and the devices that are being answered here,
@@ -77,11 +78,11 @@ func newSteering(self cluster.Node, seed uint64) *steering {
 // decide says who answers. place is asked only when nothing older decides:
 //
 //	handed over, heir alive ──────────────────► its heir
-//	our device ───────────────────────────────► here
+//	our device, and it is not lent ───────────► here
 //	sent away, knocks again, target silent ───► here
 //	sent away, target alive ──────────────────► the same target
 //	decided to answer here, no owner since ───► here
-//	owner alive ──────────────────────────────► its owner
+//	owner alive, and it is not lent ──────────► its owner
 //	otherwise ────────────────────────────────► placement
 func (s *steering) decide(k knock, place func(answering int, r *rand.Rand) (cluster.Node, bool)) verdict {
 	s.mu.Lock()
@@ -90,7 +91,7 @@ func (s *steering) decide(k knock, place func(answering int, r *rand.Rand) (clus
 	if !k.heir.IsZero() && k.alive(k.heir) {
 		return verdict{target: k.heir, sent: true}
 	}
-	if k.owned && k.owner.Owner == s.self {
+	if k.owned && k.owner.Owner == s.self && !k.lent {
 		return verdict{target: s.self}
 	}
 	d, decided := s.decisions[k.device]
@@ -110,7 +111,7 @@ func (s *steering) decide(k knock, place func(answering int, r *rand.Rand) (clus
 		}
 	case decided && d.target == s.self && !(k.foreign(s.self) && k.owner.Epoch > d.epoch):
 		epoch = d.epoch
-	case k.foreign(s.self):
+	case k.foreign(s.self) && !k.lent:
 		target = k.owner.Owner
 	default:
 		if t, here := place(len(s.answering), s.rnd); !here {

@@ -121,6 +121,19 @@ func TestSteering(t *testing.T) {
 			t.Fatal("our own device was sent away")
 		}
 	})
+	t.Run("lent to a standby", func(t *testing.T) {
+		for _, standby := range []cluster.Node{self, c} {
+			s := newSteering(self, 1)
+			k := knock{device: device, now: t0, alive: everyone, owned: true, owner: owner(standby, 1), lent: true}
+			if v := s.decide(k, to(b)); !v.sent || v.target != b {
+				t.Errorf("%+v, want placement to find an active gateway", v)
+			}
+			k.now = t0.Add(5 * time.Second)
+			if v := s.decide(k, never); v.sent {
+				t.Errorf("%+v, want to answer it here: the active one is silent", v)
+			}
+		}
+	})
 	t.Run("forgets", func(t *testing.T) {
 		s := newSteering(self, 1)
 		s.decide(knock{device: device, now: t0, alive: everyone}, to(b))

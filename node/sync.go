@@ -73,6 +73,9 @@ func (n *Node) lookAtPeers(p *parts) map[cluster.Node]lag {
 // alarm raises or ends an alarm, and logs it if that is news.
 func (n *Node) alarm(p *parts, kind alarmKind, peer cluster.Node, wrong bool, text string) {
 	a, news := p.alarms.set(kind, peer, wrong, text, time.Now())
+	if news {
+		n.tellAlarm(a)
+	}
 	switch {
 	case news && wrong:
 		n.log.Error("replication alarm", "kind", kind, "peer", peer, "why", text)
@@ -104,7 +107,7 @@ func (n *Node) SyncStatus(context.Context) (api.Sync, error) {
 	if err != nil {
 		return api.Sync{}, err
 	}
-	out := api.Sync{Gateway: n.name, Peers: []api.SyncPeer{}, Alarms: []api.Alarm{}}
+	out := api.Sync{Gateway: n.offers().Name, Peers: []api.SyncPeer{}, Alarms: []api.Alarm{}}
 	if out.Deletions, err = n.store.Deletions(); err != nil {
 		return api.Sync{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gatemesh/cluster"
+	"gatemesh/node/api"
 )
 
 // rankDelay is how long the next in rank waits for a claim or a confirmation
@@ -171,7 +172,7 @@ func (n *Node) takeOver(ctx context.Context, p *parts) error {
 		for _, dead := range p.orphans.gone(now) {
 			sessions := p.sessions.OwnedBy(dead)
 			n.log.Info("taking over", "from", dead, "devices", len(sessions))
-			alive := p.peers.heirs(n.self, n.cfg.Capacity)
+			alive := p.peers.heirs(n.weighted(p))
 			if p.leaving() && len(alive) > 1 {
 				alive = alive[1:] // without us, as the others see it
 			}
@@ -260,6 +261,9 @@ func (n *Node) succeedSome(p *parts, sessions []cluster.Session, final bool) {
 	}
 	if len(taken) > 0 {
 		p.orphans.took(begin, taken...)
+	}
+	if n.listened() && len(sessions) > 0 {
+		n.tell(api.Event{Kind: api.EventTakenOver, GatewayID: sessions[0].Owner.String(), Count: len(sessions)})
 	}
 	n.log.Info("took over", "with keys", len(taken), "by handshake", len(sessions)-len(taken), "in", time.Since(begin))
 }

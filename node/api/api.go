@@ -9,6 +9,9 @@ import (
 type Service interface {
 	Clusters
 	Gateways
+	Administration
+	Monitors
+	Doctors
 	Devices
 	Conflicts
 	Addresses
@@ -20,6 +23,9 @@ type Service interface {
 	Evictions
 	Tokens
 	Settings
+	Resets
+	Users
+	Claims
 }
 
 // Clusters answers for the cluster as one thing.
@@ -62,6 +68,11 @@ type Status struct {
 	PublicKey string `json:"public_key"`
 	Pool      string `json:"pool"`
 	Version   string `json:"version"`
+	Role      string `json:"role"`     // of the gateway that answers
+	Protocol  string `json:"protocol"` // versions that it speaks: "1", "1-2"
+	Format    int    `json:"format"`   // newest data format that it understands
+	// Older names the gateways that do not understand that format: nothing is written in it before they are updated.
+	Older []string `json:"older"`
 	// AuthFailures counts the packets of this gateway's sessions that did not
 	// authenticate since it started.
 	AuthFailures uint64 `json:"auth_failures"`
@@ -104,6 +115,17 @@ type Gateway struct {
 	Arch     string    `json:"arch"`
 	Hostname string    `json:"hostname"`
 	Started  time.Time `json:"started"`
+	Role     string    `json:"role"` // Active or Standby
+
+	Addresses  []string   `json:"addresses"`   // at which other gateways may find it
+	AdmittedBy string     `json:"admitted_by"` // name of the gateway; "" when it was not admitted, or not any more
+	Admitted   *time.Time `json:"admitted"`
+	// Since is how long it has been in its state, as this gateway sees it; of this gateway itself, since it started.
+	Since       *time.Time `json:"since"`
+	RoundTrip   *float64   `json:"round_trip_ms"`   // nil: it is this gateway, or not linked
+	ClockOffset *float64   `json:"clock_offset_ms"` // how far its clock is ahead of this gateway's; nil: not known
+	Protocol    uint       `json:"protocol"`        // that this gateway and it talk; 0: they are not linked
+	Format      int        `json:"format"`          // newest data format that it understands
 }
 
 // Drain is what a gateway is to do with its devices.

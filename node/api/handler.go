@@ -54,6 +54,9 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	route(mux, log, "POST /v1/sync/{ref}", func(ctx context.Context, ref string, _ none) (Resynced, error) {
 		return s.Resync(ctx, ref)
 	})
+	administrationRoutes(mux, s, log)
+	monitorRoutes(mux, s, log)
+	doctorRoutes(mux, s, log)
 	backupRoutes(mux, s, log)
 	configRoutes(mux, s, log)
 	auditRoutes(mux, s, log)
@@ -61,6 +64,9 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	evictionRoutes(mux, s, log)
 	tokenRoutes(mux, s, log)
 	settingRoutes(mux, s, log)
+	resetRoutes(mux, s, log)
+	userRoutes(mux, s, log)
+	claimRoutes(mux, s, log)
 	var h http.Handler = mux
 	if w, ok := s.(Writes); ok {
 		h = tellStored(w, h)

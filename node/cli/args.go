@@ -14,6 +14,7 @@ func flagsFirst(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args
 	}
+	args = joinWatch(args)
 	out, rest := args[:1:1], args[1:]
 	commands, flags := app.Commands, app.Flags
 	for {
@@ -56,6 +57,9 @@ func leadingFlags(args []string, flags []cli.Flag) int {
 func takesValue(flags []cli.Flag, name string) bool {
 	for _, f := range flags {
 		if slices.Contains(f.Names(), name) {
+			if name == watchName {
+				return false // only after "="
+			}
 			d, ok := f.(cli.DocGenerationFlag)
 			return ok && d.TakesValue()
 		}

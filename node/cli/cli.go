@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -104,9 +103,9 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler:  func(*cli.Context, error) {}, // Main reports
 		Commands: []*cli.Command{
 			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(),
-			syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(), poolCommand(), auditCommand(),
-			tokenCommand(), clusterCommand(),
-			keyCommand(), keysCommand(), versionCommand(),
+			userCommand(), claimCodeCommand(), syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(),
+			poolCommand(), auditCommand(), tokenCommand(), clusterCommand(), keyCommand(), keysCommand(), monitorCommand(),
+			doctorCommand(), versionCommand(),
 		},
 		Action: noCommand,
 
@@ -159,26 +158,3 @@ func noArgs(c *cli.Context) error {
 
 // command is what was called: "device add".
 func command(c *cli.Context) string { return strings.TrimPrefix(c.Command.HelpName, c.App.Name+" ") }
-
-// Version is the program's version, as go build recorded it.
-func Version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
-}
-
-func versionCommand() *cli.Command {
-	return &cli.Command{
-		Name:  "version",
-		Usage: "print the version",
-		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
-			_, err := fmt.Fprintln(c.App.Writer, "gatemesh", Version())
-			return err
-		},
-	}
-}

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +20,7 @@ func conflictsCommand() *cli.Command {
 		Description: "A write that was overwritten by a gateway that had not seen it is kept here, until it is resolved. So are\n" +
 			"devices with one name, a device that had to take another address, and what a gateway wrote whose clock is\n" +
 			"more than a day ahead. All gateways list the same; the newest 1000 are kept.",
-		Flags: []cli.Flag{jsonFlag}, Action: conflictsList,
+		Flags: listFlags(), Action: conflictsList,
 		Subcommands: []*cli.Command{{
 			Name: "resolve", Usage: "let one side stand and end the conflict", ArgsUsage: "ID",
 			Description: "ID is the beginning of a conflict's id, at least 6 digits.",
@@ -35,14 +37,8 @@ func conflictsList(c *cli.Context) error {
 	if name := c.Args().First(); name != "" {
 		return usagef("there is no command %q", name)
 	}
-	return ask(c, func(s api.Service) error {
-		all, err := s.ListConflicts(c.Context)
-		if err != nil {
-			return err
-		}
-		if c.Bool("json") {
-			return printJSON(c.App.Writer, all)
-		}
+	get := func(ctx context.Context, s api.Service) ([]api.Conflict, error) { return s.ListConflicts(ctx) }
+	return list(c, get, func(w io.Writer, all []api.Conflict) error {
 		rows := make([]table.Row, 0, len(all))
 		for _, x := range all {
 			rows = append(rows, table.Row{
@@ -50,7 +46,7 @@ func conflictsList(c *cli.Context) error {
 				sideText(x.Stands), writtenText(x.Stands), sideText(x.Other), writtenText(x.Other),
 			})
 		}
-		return printTable(c.App.Writer, table.Row{"id", "kind", "name", "field", "reason", "stands", "written", "other", "written"}, rows)
+		return printTable(w, table.Row{"id", "kind", "name", "field", "reason", "stands", "written", "other", "written"}, rows)
 	})
 }
 
@@ -101,7 +97,7 @@ func addressCommand() *cli.Command {
 	return &cli.Command{
 		Name: "address", Usage: "see the addresses inside the tunnel",
 		Subcommands: []*cli.Command{{
-			Name: "list", Usage: "list addresses and who has them", Flags: []cli.Flag{jsonFlag}, Action: addressList,
+			Name: "list", Usage: "list addresses and who has them", Flags: listFlags(), Action: addressList,
 		}},
 	}
 }
@@ -110,14 +106,8 @@ func addressList(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
-	return ask(c, func(s api.Service) error {
-		all, err := s.ListAddresses(c.Context)
-		if err != nil {
-			return err
-		}
-		if c.Bool("json") {
-			return printJSON(c.App.Writer, all)
-		}
+	get := func(ctx context.Context, s api.Service) ([]api.Address, error) { return s.ListAddresses(ctx) }
+	return list(c, get, func(w io.Writer, all []api.Address) error {
 		rows := make([]table.Row, 0, len(all))
 		for _, a := range all {
 			state := "kept"
@@ -129,6 +119,6 @@ func addressList(c *cli.Context) error {
 			}
 			rows = append(rows, table.Row{a.Address, a.Device, state, a.Why, a.ID})
 		}
-		return printTable(c.App.Writer, table.Row{"address", "device", "state", "why", "id"}, rows)
+		return printTable(w, table.Row{"address", "device", "state", "why", "id"}, rows)
 	})
 }

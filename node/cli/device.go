@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -22,7 +24,7 @@ func deviceCommand() *cli.Command {
 				Name: "add", Usage: "enrol a device and print its configuration", ArgsUsage: ref,
 				Flags: append(keyFlags(), confFlags()...), Action: deviceAdd,
 			},
-			{Name: "list", Usage: "list devices", Flags: []cli.Flag{jsonFlag}, Action: deviceList},
+			{Name: "list", Usage: "list devices", Flags: listFlags(), Action: deviceList},
 			{Name: "show", Usage: "show one device", ArgsUsage: ref, Flags: []cli.Flag{jsonFlag}, Action: deviceShow},
 			{Name: "remove", Usage: "forget a device", ArgsUsage: ref, Action: deviceRemove},
 			{Name: "disable", Usage: "refuse a device", ArgsUsage: ref, Action: deviceEnable(false)},
@@ -103,14 +105,8 @@ func deviceList(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
-	return ask(c, func(s api.Service) error {
-		devices, err := s.ListDevices(c.Context)
-		if err != nil {
-			return err
-		}
-		if c.Bool("json") {
-			return printJSON(c.App.Writer, devices)
-		}
+	get := func(ctx context.Context, s api.Service) ([]api.Device, error) { return s.ListDevices(ctx) }
+	return list(c, get, func(w io.Writer, devices []api.Device) error {
 		now := time.Now()
 		rows := make([]table.Row, 0, len(devices))
 		for _, d := range devices {
@@ -123,7 +119,7 @@ func deviceList(c *cli.Context) error {
 				bytesText(d.RxBytes), bytesText(d.TxBytes), d.ID,
 			})
 		}
-		return printTable(c.App.Writer, table.Row{"name", "address", "gateway", "endpoint", "handshake", "received", "sent", "id"}, rows)
+		return printTable(w, table.Row{"name", "address", "gateway", "endpoint", "handshake", "received", "sent", "id"}, rows)
 	})
 }
 

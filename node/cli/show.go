@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
 
 	"gatemesh/node/api"
@@ -25,8 +24,8 @@ func statusCommand() *cli.Command {
 					return printJSON(c.App.Writer, st)
 				}
 				_, err = fmt.Fprintf(c.App.Writer,
-					"cluster    %s\ngateway    %s\nready      %v\ngateways   %d alive\ndevices    %d\nsessions   %d\npool       %s\ndata plane %s\nversion    %s\n",
-					st.Cluster, st.Gateway, st.Ready, st.Gateways, st.Devices, st.Sessions, st.Pool, st.Dataplane, st.Version)
+					"cluster    %s\ngateway    %s, %s\nready      %v\ngateways   %d alive\ndevices    %d\nsessions   %d\npool       %s\ndata plane %s\nversion    %s\n",
+					st.Cluster, st.Gateway, st.Role, st.Ready, st.Gateways, st.Devices, st.Sessions, st.Pool, st.Dataplane, versionText(st))
 				if err == nil && st.NotReady != "" {
 					_, err = fmt.Fprintf(c.App.Writer, "not ready  %s\n", st.NotReady)
 				}
@@ -38,38 +37,6 @@ func statusCommand() *cli.Command {
 			})
 		},
 	}
-}
-
-func gatewayCommand() *cli.Command {
-	return &cli.Command{
-		Name: "gateway", Usage: "see the gateways of the cluster",
-		Subcommands: []*cli.Command{{
-			Name: "list", Usage: "list gateways", Flags: []cli.Flag{jsonFlag}, Action: gatewayList,
-		}, evictCommand(), evictedCommand(), admitCommand()},
-	}
-}
-
-func gatewayList(c *cli.Context) error {
-	if err := noArgs(c); err != nil {
-		return err
-	}
-	return ask(c, func(s api.Service) error {
-		gateways, err := s.ListGateways(c.Context)
-		if err != nil {
-			return err
-		}
-		if c.Bool("json") {
-			return printJSON(c.App.Writer, gateways)
-		}
-		rows := make([]table.Row, 0, len(gateways))
-		for _, g := range gateways {
-			rows = append(rows, table.Row{
-				g.Name, state(g), fmt.Sprintf("%d/%d", g.Sessions, g.Capacity), dash(g.Public), dash(g.Mesh),
-				g.OS + "/" + g.Arch, dash(g.Version), g.ID,
-			})
-		}
-		return printTable(c.App.Writer, table.Row{"name", "state", "sessions", "public", "mesh", "system", "version", "id"}, rows)
-	})
 }
 
 func keyCommand() *cli.Command {
@@ -92,15 +59,4 @@ func keyCommand() *cli.Command {
 			},
 		}},
 	}
-}
-
-// state is what a gateway is doing, in a word.
-func state(g api.Gateway) string {
-	switch {
-	case g.State == api.Alive && g.Draining:
-		return "draining"
-	case g.State == api.Alive && g.ReadOnly:
-		return "read-only"
-	}
-	return g.State
 }

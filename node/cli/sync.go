@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"time"
 
@@ -16,7 +18,7 @@ func syncCommand() *cli.Command {
 		Name: "sync", Usage: "see how far the gateways are with what was changed",
 		Subcommands: []*cli.Command{{
 			Name: "status", Usage: "show how far the others are, seen from this gateway",
-			Flags: []cli.Flag{jsonFlag}, Action: syncStatus,
+			Flags: listFlags(), Action: syncStatus,
 		}},
 	}
 }
@@ -25,14 +27,8 @@ func syncStatus(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
-	return ask(c, func(s api.Service) error {
-		st, err := s.SyncStatus(c.Context)
-		if err != nil {
-			return err
-		}
-		if c.Bool("json") {
-			return printJSON(c.App.Writer, st)
-		}
+	get := func(ctx context.Context, s api.Service) (api.Sync, error) { return s.SyncStatus(ctx) }
+	return list(c, get, func(w io.Writer, st api.Sync) error {
 		now := time.Now()
 		rows := make([]table.Row, 0, len(st.Peers))
 		for _, p := range st.Peers {
@@ -41,7 +37,7 @@ func syncStatus(c *cli.Context) error {
 			})
 		}
 		header := table.Row{"gateway", "state", "lacks", "ahead", "since", "heard", "failed", "id"}
-		if err := printTable(c.App.Writer, header, rows); err != nil || len(st.Alarms) == 0 {
+		if err := printTable(w, header, rows); err != nil || len(st.Alarms) == 0 {
 			return err
 		}
 		rows = rows[:0]
@@ -52,8 +48,8 @@ func syncStatus(c *cli.Context) error {
 			}
 			rows = append(rows, table.Row{a.Kind, dash(a.Gateway), ago(&a.Since, now), solved, a.Text})
 		}
-		fmt.Fprintln(c.App.Writer)
-		return printTable(c.App.Writer, table.Row{"alarm", "gateway", "since", "solved", "what"}, rows)
+		fmt.Fprintln(w)
+		return printTable(w, table.Row{"alarm", "gateway", "since", "solved", "what"}, rows)
 	})
 }
 

@@ -52,6 +52,12 @@ var buildGatemesh = sync.OnceValues(func() (string, error) {
 	return build("gatemesh", ".")
 })
 
+// buildNext pretends to be the version to come: it speaks one more version of the protocol, and knows a kind of data that
+// ours does not.
+var buildNext = sync.OnceValues(func() (string, error) {
+	return build("gatemesh-next", "-tags", "nextversion", ".")
+})
+
 // build builds a package of the module graph, once in a process, into the
 // user's cache, where the next run in this working tree finds it up to date.
 func build(name string, args ...string) (string, error) {

@@ -71,6 +71,20 @@ func (n *Node) gatewayOf(path, name string, uid int) *Gateway {
 	return g
 }
 
+// Update has the gateway be of the version to come from its next start on, or of ours again.
+func (g *Gateway) Update(next bool) {
+	g.lab.tb.Helper()
+	program := buildGatemesh
+	if next {
+		program = buildNext
+	}
+	path, err := program()
+	if err != nil {
+		g.lab.tb.Fatalf("gatemesh: %v", err)
+	}
+	g.binary = path
+}
+
 func copyFile(to, from string) error {
 	content, err := os.ReadFile(from)
 	if err != nil {
@@ -237,6 +251,9 @@ type DeviceInfo struct {
 
 // GatewayInfo is an element of `gateway list --json`.
 type GatewayInfo struct {
+	Role     string
+	Protocol uint
+	Format   int
 	Name     string
 	ID       string
 	State    string
@@ -249,6 +266,9 @@ type GatewayInfo struct {
 
 // StatusInfo is what `status --json` prints.
 type StatusInfo struct {
+	Protocol     string
+	Format       int
+	Older        []string
 	Cluster      string
 	Gateway      string
 	Ready        bool

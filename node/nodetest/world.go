@@ -136,6 +136,15 @@ func (g *Gateway) Ended(limit time.Duration) error {
 	return g.err
 }
 
+// Reborn waits until the gateway gives up its cluster, and starts it as what it has become.
+func (g *Gateway) Reborn() {
+	g.w.tb.Helper()
+	if err := g.Ended(time.Minute); !errors.Is(err, node.ErrReset) {
+		g.w.tb.Fatalf("%s does not begin anew: %v", g.Name, err)
+	}
+	g.Start(func(c *node.Config) { *c = c.Reset() })
+}
+
 // Kill ends the gateway as kill -9 would: nothing that it says in its end gets
 // out.
 func (g *Gateway) Kill() {
@@ -306,4 +315,21 @@ func (t testWriter) Write(b []byte) (int, error) {
 	defer t.w.logs.Unlock()
 	t.w.lines = append(t.w.lines, string(b))
 	return len(b), nil
+}
+
+// Failure waits until the gateway ends by itself, for limit at most, and returns why. It fails the test if it does not.
+func (g *Gateway) Failure(limit time.Duration) error {
+	g.w.tb.Helper()
+	select {
+	case <-g.done:
+		g.cancel()
+		g.cancel = nil
+		if g.err == nil {
+			g.w.tb.Fatalf("%s ended without an error", g.Name)
+		}
+		return g.err
+	case <-time.After(limit):
+		g.w.tb.Fatalf("%s did not end within %v", g.Name, limit)
+		return nil
+	}
 }

@@ -1,0 +1,5 @@
+//go:build !nextversion
+
+package mesh
+
+const protoMax = 1
