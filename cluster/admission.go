@@ -41,7 +41,8 @@ type wireAdmission struct {
 
 func admissionRef(n Node) ref { return refOf(kindAdmission, n[:]) }
 
-// Admit records an admission, in place of an earlier one of the same key.
+// Admit records an admission, in place of an earlier one of the same key. It returns ErrEvicted for a gateway that was
+// evicted.
 func (s *Store) Admit(ctx context.Context, a Admission) error {
 	if len(a.Key) != ed25519.PublicKeySize {
 		return fmt.Errorf("admit: key of %d bytes: %w", len(a.Key), ErrInvalidKey)
@@ -56,20 +57,29 @@ func (s *Store) Admit(ctx context.Context, a Admission) error {
 	if err != nil {
 		return fmt.Errorf("encode admission: %w", err)
 	}
-	return s.update(ctx, func(t *tx) error { return t.put(admissionRef(NodeOf(a.Key)), fieldAdmission, value) })
+	return s.update(ctx, func(t *tx) error {
+		r := admissionRef(NodeOf(a.Key))
+		e, err := t.entity(r)
+		if err != nil {
+			return err
+		}
+		if e.evicted() {
+			return ErrEvicted
+		}
+		return t.put(r, fieldAdmission, value)
+	})
 }
 
-// Admitted returns the admission of a gateway and whether there is one.
+// Admitted returns the admission of a gateway and whether it stands. One that is returned and does not stand was written
+// by an evicted gateway, see Suspended.
 func (s *Store) Admitted(n Node) (a Admission, ok bool, err error) {
 	err = s.view(func(txn *badger.Txn) error {
 		e, err := readEntity(snapshot{txn}, admissionRef(n))
 		if err != nil {
 			return err
 		}
-		if a, ok = admissionOf(n[:], e); e.departed() {
-			a, ok = Admission{}, false
-		}
-		return nil
+		a, ok, err = standing(snapshot{txn}, n[:], e)
+		return err
 	})
 	return a, ok, err
 }
@@ -113,36 +123,17 @@ func (s *Store) Leave(ctx context.Context) error {
 	})
 }
 
-// Evict ends the admission of a gateway, whatever is written of it elsewhere at the same time. It returns an error that
-// wraps ErrNotFound.
-func (s *Store) Evict(ctx context.Context, n Node) error {
-	return s.update(ctx, func(t *tx) error {
-		e, err := t.entity(admissionRef(n))
-		if err != nil {
-			return err
-		}
-		if _, ok := admissionOf(n[:], e); !ok {
-			return fmt.Errorf("gateway %s: %w", n, ErrNotFound)
-		}
-		if e.evicted() {
-			return nil
-		}
-		rank := uint64(1)
-		if c := e.get(fieldEvicted); c != nil {
-			rank = c.rank + 1
-		}
-		return t.write(admissionRef(n), cell{field: fieldEvicted, rank: rank})
-	})
-}
-
-// Admissions returns all admissions, by name, then node.
+// Admissions returns all admissions that stand, by name, then node.
 func (s *Store) Admissions() ([]Admission, error) {
 	var as []Admission
-	err := s.eachEntity(kindAdmission, func(id []byte, e *entity) error {
-		if a, ok := admissionOf(id, e); ok && !e.departed() {
-			as = append(as, a)
-		}
-		return nil
+	err := s.view(func(txn *badger.Txn) error {
+		return eachOf(txn, kindAdmission, func(id []byte, e *entity) error {
+			a, ok, err := standing(snapshot{txn}, id, e)
+			if ok {
+				as = append(as, a)
+			}
+			return err
+		})
 	})
 	slices.SortFunc(as, func(a, b Admission) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(string(a.Key), string(b.Key)))

@@ -99,7 +99,7 @@ func recordOf(r ref, was, is *entity) Record {
 		name = string(was.value(fieldName))
 	}
 	switch r.kind() {
-	case kindAudit, kindAuditCut, kindHave:
+	case kindAudit, kindAuditCut, kindHave, kindRing:
 		return Record{}
 	case kindConflict:
 		if rec.Action != "remove" {
@@ -115,12 +115,25 @@ func recordOf(r ref, was, is *entity) Record {
 		rec.Level = AuditAll
 	case kindSetting:
 		rec.Action = "set"
+	case kindKey:
+		k, gone, _ := keyOf(r.id(), is)
+		name = string(k.Kind)
+		rec.Action, rec.Changes = "rotate", nil
+		switch {
+		case gone:
+			rec.Action = "remove"
+		case was.get(fieldSecret) != nil:
+			rec.Action, rec.Changes = "force", fieldChanges(r, was, is)
+		}
 	case kindToken:
 		rec.Action, name = tokenAction(was, is)
 	case kindAdmission:
 		rec.Action = "admit"
 		if was.get(fieldLeft) == nil && is.get(fieldLeft) != nil {
 			rec.Action = "leave"
+		}
+		if is.evicted() && !was.evicted() {
+			rec.Action = "evict"
 		}
 		if a, ok := admissionOf(r.id(), is); ok {
 			name = a.Name
@@ -177,6 +190,8 @@ func shown(r ref, field string, c *cell) string {
 		text = field == fieldName || field == fieldCreated
 	case kindGateway:
 		text = true
+	case kindUser:
+		text = field == fieldRole || field == fieldCreated
 	case kindSetting:
 		text = slices.Contains(publicSettings, string(r.id()))
 	}

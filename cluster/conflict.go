@@ -47,6 +47,8 @@ func listable(r ref, field string) bool {
 		return r.isDevice() && (field == fieldName || field == fieldPSK || strings.HasPrefix(field, fieldOff))
 	case kindSetting:
 		return field == fieldValue
+	case kindUser:
+		return field == fieldPassword || field == fieldRole
 	case kindGateway:
 		return len(r.id()) == len(Node{}) && (field == "name" || field == "public" || field == "capacity")
 	}

@@ -131,7 +131,7 @@ func sideOf(r ref, c *cell) Side {
 		}
 	case strings.HasPrefix(c.field, fieldOff):
 		s.Text = fmt.Sprint(c.rank%2 == 0)
-	case r.kind() == kindDevice && c.field == fieldPSK:
+	case r.kind() == kindDevice && c.field == fieldPSK, r.kind() == kindUser && c.field == fieldPassword:
 		s.Text, s.Secret = "", true
 	case c.field == fieldIPv4, c.field == fieldIPv6:
 		a, _ := netip.AddrFromSlice(c.value)

@@ -93,7 +93,7 @@
 //   - A marker is not acknowledged before our clock is beyond its life, so every new
 //     life is above all markers that were ever forgotten.
 //
-// A member that holds up a marker for longer than the horizon, or was evicted, is
+// A member that holds up a marker for longer than the horizon, was evicted or has left, is
 // declared absent in the acknowledgements, and not waited for until it answers that
 // very word. A replica that finds itself absent, or does not know its own
 // acknowledgement any more (its disk was rolled back), or holds a backup, does not
@@ -105,6 +105,24 @@
 //
 // Replicas that have forgotten and those that are about to differ for one exchange
 // of acknowledgements.
+//
+// # Keys that are replaced
+//
+// A key of the cluster is an entity of its own, named by a hash of its secret and ordered by
+// a generation. It is written once; a cell of a higher rank takes its secret away when it holds
+// no more. What a member accepts and uses it says itself, in a cell that nobody else writes.
+// NextTurn says what follows from that: any member does it, and two keys made on two sides of a split
+// are two entities, of which all come to use the same. Members that are absent are waited for before
+// an old key goes, unless they were named, or the key is in wrong hands; who missed keys is told those
+// that hold by the state itself, whose way there needs none of them.
+//
+// # Evictions
+//
+// An eviction is for good, and says up to where the writes of the evicted one were known. What others took from it
+// without knowing stays, for what that overwrote is gone, and is listed. An admission among that
+// does not stand anywhere until another gateway writes it again. Cells are not signed: a member can
+// write in another's name as long as it is one. So nothing may be taken from an evicted one itself,
+// and nothing be told to it, which is for those to see to who carry the bytes.
 //
 // # What should not happen
 //

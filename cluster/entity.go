@@ -52,6 +52,8 @@ func (r ref) public() Ref {
 		return Ref{kindDevice, KeyString(Key(id))}
 	case r.kind() == kindSetting:
 		return Ref{kindSetting, string(id)}
+	case r.kind() == kindUser:
+		return Ref{kindUser, string(id)}
 	}
 	return Ref{r.kind(), hex.EncodeToString(id)}
 }

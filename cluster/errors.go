@@ -24,6 +24,8 @@ var (
 	ErrTooLarge = errors.New("too large")
 	// ErrReadOnly says that the disk is nearly full: nothing is written until there is room. See [ReadOnlyError].
 	ErrReadOnly = errors.New("store is read-only")
+	// ErrEvicted says that a gateway was evicted: its key is never admitted again.
+	ErrEvicted = errors.New("gateway was evicted")
 	// ErrClosed says that the store was closed, or that its committer ended.
 	ErrClosed = errors.New("store is closed")
 )
@@ -88,14 +90,17 @@ func (e *FormatError) Error() string {
 
 // ExistsError says that a name or a key is already in use.
 type ExistsError struct {
-	Field string // "name" or "key"
+	Field string // "name" or "key" of a device, or "user"
 	Value string
-	ID    string // of the device that has it
+	ID    string // of the device or user that has it
 }
 
 func (e *ExistsError) Error() string {
-	if e.Field == "key" {
+	switch e.Field {
+	case "key":
 		return fmt.Sprintf("device with key %s exists", e.Value)
+	case "user":
+		return fmt.Sprintf("user %q exists", e.Value)
 	}
 	return fmt.Sprintf("device %q exists", e.Value)
 }

@@ -151,14 +151,20 @@ func (s *Store) Gateway(n Node) (g Gateway, err error) {
 	return g, err
 }
 
-// Gateways returns all gateways, by name, then node.
+// Gateways returns all gateways that were not evicted, by name, then node.
 func (s *Store) Gateways() ([]Gateway, error) {
 	var gs []Gateway
-	err := s.eachEntity(kindGateway, func(id []byte, e *entity) error {
-		if len(id) == len(Node{}) {
-			gs = append(gs, gatewayOf(Node(id), e))
-		}
-		return nil
+	err := s.view(func(txn *badger.Txn) error {
+		return eachOf(txn, kindGateway, func(id []byte, e *entity) error {
+			if len(id) != len(Node{}) {
+				return nil
+			}
+			a, err := readEntity(snapshot{txn}, admissionRef(Node(id)))
+			if err == nil && !a.evicted() {
+				gs = append(gs, gatewayOf(Node(id), e))
+			}
+			return err
+		})
 	})
 	slices.SortFunc(gs, func(a, b Gateway) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Node.String(), b.Node.String()))

@@ -22,7 +22,7 @@ type Config struct {
 	Version string             // of our program, for people; at most 64 bytes count
 
 	Cluster   [16]byte // which cluster this is
-	GossipKey [32]byte // outer wrapper of serf's packets
+	GossipKey [32]byte // outer wrapper of serf's packets, see SetGossipKeys
 
 	// Secrets returns what a newcomer must prove one of that names a
 	// credential. It is called at each attempt, by newcomers that have proven
@@ -40,7 +40,7 @@ type Config struct {
 	States map[string]State
 
 	// Admit says why the holder of a key may not be a member; nil means that
-	// it may. voucher is what the peer carries from its sponsor, at most
+	// it may. An error that wraps ErrEvicted or ErrSuspended is told to it. voucher is what the peer carries from its sponsor, at most
 	// 4 KiB, and may be nil. Nil: anybody.
 	Admit   func(peer ed25519.PublicKey, voucher []byte) error
 	Voucher []byte // ours; at most 4 KiB
@@ -50,6 +50,13 @@ type Config struct {
 	// told to the newcomer, see RefusedError; ErrNotMember means that we are not in a position
 	// to admit anybody. Nil: the same.
 	Welcome func(ctx context.Context, n Newcomer) ([]byte, error)
+
+	// Claims answers members of other clusters that claim us. Nil: none can.
+	Claims Claims
+
+	// Logon returns what a newcomer joins with whose name and password are those of an administrator, at most
+	// 16 KiB. An error is told to it, see RefusedError. Nil: nobody can log on.
+	Logon func(ctx context.Context, n Newcomer, user, password string) ([]byte, error)
 
 	// Beat returns the payload of our next heartbeat, at most 4 KiB. It is
 	// called every 200 ms and must not block. Nil: none.

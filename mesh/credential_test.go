@@ -71,7 +71,7 @@ func TestCredentials(t *testing.T) {
 			if !errors.Is(err, c.want) {
 				t.Errorf("%d: %v, want %v", i, err, c.want)
 			}
-			if c.want == nil && (came.Kind == "" || string(came.ID) != string(c.ID) || came.Time.Sub(time.Now()).Abs() > time.Second) {
+			if c.want == nil && (came.Kind == "" || string(came.ID) != string(c.ID) || time.Until(came.Time).Abs() > time.Second) {
 				t.Errorf("%d: %+v", i, came)
 			}
 			if errors.Is(c.want, mesh.ErrWrongMember) && asked != 0 {

@@ -143,7 +143,7 @@ func (m *Mesh) greet(w *wire, ours hello) (hello, time.Duration, error) {
 	}
 	rtt := time.Since(begin)
 	if k == kindRefuse {
-		return hello{}, 0, parseRefusal(body)
+		return hello{}, 0, m.refusedBy(w.key, body)
 	}
 	if k != kindHello {
 		return hello{}, 0, fmt.Errorf("%w: kind %d instead of a hello", errFrame, k)
@@ -187,6 +187,12 @@ func (m *Mesh) examine(w *wire, theirs hello) reason {
 	if m.cfg.Admit != nil {
 		if err := m.cfg.Admit(w.key, theirs.Voucher); err != nil {
 			m.log.Warn("peer not admitted", "peer", IDOf(w.key), "name", theirs.Name, "err", err)
+			if errors.Is(err, ErrEvicted) {
+				return refusedEvicted
+			}
+			if errors.Is(err, ErrSuspended) {
+				return refusedSuspended
+			}
 			return refusedAdmission
 		}
 	}

@@ -9,7 +9,9 @@
 //	            one port, TCP and UDP
 //	UDP ───────────────────────────────► serf (membership, failure detection)
 //	TCP ─ first byte ─┬─ 0x16: TLS 1.3 ─┬─ gatemesh-link/1   control, bulk
-//	                  │                 └─ gatemesh-join/1   a newcomer
+//	                  │                 ├─ gatemesh-join/1   a newcomer
+//	                  │                 ├─ gatemesh-claim/1  a member of another cluster, which wants us
+//	                  │                 └─ gatemesh-logon/1  a newcomer with an administrator's password
 //	                  └─ other ─────────► serf (push and pull)
 //
 // Two members keep one link, made of two TLS connections: control carries

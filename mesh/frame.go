@@ -31,9 +31,14 @@ const (
 	kindPart   kind = 25 // bulk, join: something of what you lack
 	kindEnd    kind = 26 // bulk, join: that was all
 
-	kindProof   kind = 32 // join: proof of the cluster key
+	kindProof   kind = 32 // join, claim: proof of the secret
 	kindWelcome kind = 33 // join: what the sponsor gives a newcomer
 	kindDone    kind = 34 // join: the newcomer has it all
+
+	kindOffer kind = 40 // claim: what the member offers
+	kindTaken kind = 41 // claim: it is accepted, and what comes of it
+	kindLogon kind = 42 // logon: name and password of an administrator
+	kindGrant kind = 43 // logon: what the newcomer joins with
 )
 
 // Limits of what one frame may be, by where it is read.

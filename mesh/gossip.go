@@ -62,24 +62,20 @@ func parseNodeName(s string) (ID, uint64, bool) {
 func label(cluster [16]byte) string { return "gm-" + hex.EncodeToString(cluster[:4]) }
 
 // gossipConfig is serf as it suits us: for membership and nothing else.
-func (m *Mesh) gossipConfig(events chan<- serf.Event) (*serf.Config, error) {
-	keyring, err := memberlist.NewKeyring(nil, m.cfg.GossipKey[:])
-	if err != nil {
-		return nil, fmt.Errorf("gossip key: %w", err)
-	}
+func (m *Mesh) gossipConfig(events chan<- serf.Event) *serf.Config {
 	logger := log.New(&gossipLog{log: m.log}, "", 0)
 	ml := memberlist.DefaultLANConfig()
 	ml.Transport = m.transport
 	ml.Label = label(m.cfg.Cluster)
 	ml.BindPort = int(m.addr.Port())
-	ml.Keyring = keyring
+	ml.Keyring = m.keyring
 	ml.ProbeInterval = 500 * time.Millisecond
 	ml.ProbeTimeout = 250 * time.Millisecond
 	ml.SuspicionMult = 4
 	ml.TCPTimeout = 5 * time.Second
 	ml.EnableCompression = false // work for a stranger's bytes, and little gain
 	ml.DNSConfigPath = ""
-	ml.Alive = aliveFilter{}
+	ml.Alive = aliveFilter{m}
 	ml.Logger = logger
 
 	c := serf.DefaultConfig()
@@ -95,16 +91,22 @@ func (m *Mesh) gossipConfig(events chan<- serf.Event) (*serf.Config, error) {
 	c.ReconnectTimeoutOverride = supersededTimeout{m}
 	c.LeavePropagateDelay = time.Second
 	c.BroadcastTimeout = 2 * time.Second
-	return c, nil
+	return c
 }
 
-// aliveFilter keeps out names that are not ours to give.
-type aliveFilter struct{}
+// aliveFilter keeps out names that are not ours to give, and those of members
+// that are barred.
+type aliveFilter struct{ m *Mesh }
 
-// NotifyAlive implements [memberlist.AliveDelegate].
-func (aliveFilter) NotifyAlive(n *memberlist.Node) error {
-	if _, _, ok := parseNodeName(n.Name); !ok {
+// NotifyAlive implements [memberlist.AliveDelegate]. memberlist calls it under
+// its lock, see ReconnectTimeout.
+func (f aliveFilter) NotifyAlive(n *memberlist.Node) error {
+	id, _, ok := parseNodeName(n.Name)
+	if !ok {
 		return errors.New("malformed name")
+	}
+	if f.m.isBarred(id) {
+		return ErrEvicted
 	}
 	return nil
 }
@@ -133,11 +135,7 @@ func (m *Mesh) runGossip(ctx context.Context) error {
 	// serf sends events under its locks. The buffer is for those that come
 	// after we have stopped to listen.
 	events := make(chan serf.Event, 1024)
-	cfg, err := m.gossipConfig(events)
-	if err != nil {
-		return err
-	}
-	s, err := serf.Create(cfg)
+	s, err := serf.Create(m.gossipConfig(events))
 	if err != nil {
 		return fmt.Errorf("start serf: %w", err)
 	}
@@ -151,6 +149,10 @@ func (m *Mesh) runGossip(ctx context.Context) error {
 				m.join(s, a)
 			case left := <-m.leaves:
 				left <- s.Leave()
+			case name := <-m.prunes:
+				if err := s.RemoveFailedNodePrune(name); err != nil {
+					m.log.Debug("serf did not forget", "name", name, "err", err)
+				}
 			case <-ctx.Done():
 				return
 			}
@@ -203,6 +205,7 @@ func (m *Mesh) joinGossip(l *link) {
 // joinMissing queues the join of all peers that we reached and that serf does
 // not see.
 func (m *Mesh) joinMissing() {
+	m.prune()
 	for _, l := range m.links() {
 		if l.dialer == m.self.id {
 			m.joinGossip(l)

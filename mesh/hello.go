@@ -61,6 +61,8 @@ const (
 	refusedNobody    reason = 8 // nobody here can admit a newcomer
 	refusedPolicy    reason = 9 // proven, but not wanted; the text says why
 	refusedLeaving   reason = 10
+	refusedEvicted   reason = 20 // the key was admitted, and never will be again
+	refusedSuspended reason = 21 // the key is not admitted any more, but may be again
 	refusedFailed    reason = 11 // proven, but something went wrong; the text says what
 )
 
@@ -86,6 +88,10 @@ func (r reason) String() string {
 		return "not wanted"
 	case refusedLeaving:
 		return "leaving"
+	case refusedEvicted:
+		return "evicted"
+	case refusedSuspended:
+		return "admission suspended"
 	case refusedFailed:
 		return "it failed there"
 	}

@@ -20,6 +20,9 @@ import (
 const (
 	protoLink = "gatemesh-link/1"
 	protoJoin = "gatemesh-join/1"
+
+	protoClaim = "gatemesh-claim/1"
+	protoLogon = "gatemesh-logon/1"
 )
 
 const handshakeTimeout = 5 * time.Second

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,7 @@ var (
 	errStalled  = errors.New("we stood still")
 	errFarewell = errors.New("we said goodbye")
 	errGoodbye  = errors.New("peer said goodbye")
+	errBarred   = errors.New("peer was evicted")
 )
 
 // link joins us to one peer: a control connection, and a bulk connection that
@@ -52,6 +54,8 @@ type link struct {
 	last  chan []byte  // buffered 1: the frame after which nothing follows
 	inbox chan message // closed by the reader
 	done  chan struct{}
+
+	barred atomic.Bool // nothing that comes in counts
 
 	mu       sync.Mutex // guards the fields below
 	closed   bool
@@ -142,9 +146,11 @@ func (l *link) putBeat(b beat) {
 }
 
 // farewell makes k the last frame of the link.
-func (l *link) farewell(k kind) {
+func (l *link) farewell(k kind) { l.lastWord(encode(k, nil)) }
+
+func (l *link) lastWord(frame []byte) {
 	select {
-	case l.last <- encode(k, nil):
+	case l.last <- frame:
 	default:
 	}
 }
@@ -235,6 +241,9 @@ func (l *link) read(ctx context.Context, calls *errgroup.Group) error {
 			}
 			return fmt.Errorf("read control: %w", err)
 		}
+		if l.barred.Load() {
+			continue
+		}
 		switch k {
 		case kindBeat:
 			err = l.mesh.onBeat(l, body)
@@ -255,7 +264,7 @@ func (l *link) read(ctx context.Context, calls *errgroup.Group) error {
 			l.mesh.condemn(l.id, l, Left, "it leaves")
 			return errGoodbye
 		case kindRefuse:
-			return parseRefusal(body)
+			return l.mesh.refusedBy(l.key, body)
 		}
 		if err != nil {
 			return err

@@ -64,6 +64,9 @@ const (
 	// Stalled says that we ourselves did not run for more than a second. All
 	// links are torn down and made anew: Synced comes again for each, or Down.
 	Stalled EventKind = 6
+	// Shunned says that a member, which is admitted here, refuses us: as
+	// evicted, or until we are admitted again.
+	Shunned EventKind = 7
 )
 
 // String returns the kind in lower case.
@@ -81,6 +84,8 @@ func (k EventKind) String() string {
 		return "synced"
 	case Stalled:
 		return "stalled"
+	case Shunned:
+		return "shunned"
 	}
 	return "unknown"
 }
@@ -88,8 +93,9 @@ func (k EventKind) String() string {
 // Event is something that happened to a member, or to us.
 type Event struct {
 	Kind   EventKind
-	Member Member        // zero if Stalled
+	Member Member        // zero if Stalled; of Shunned only ID and Key
 	Gap    time.Duration // if Stalled: how long we did not run
+	Final  bool          // if Shunned: evicted
 }
 
 // maxEvents bounds the events that wait to be told. Beyond it heartbeats are

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/hashicorp/memberlist"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -28,6 +29,8 @@ type Mesh struct {
 	handlers  map[string]Handler
 	merges    map[string]chan struct{} // by state: a token per merge at work
 	leaves    chan chan error          // to serf
+	prunes    chan string              // names that serf is to forget
+	keyring   *memberlist.Keyring      // of serf
 
 	wanted    chan []netip.AddrPort // addresses to dial now
 	due       chan struct{}         // buffered 1: look again whom to dial
@@ -47,6 +50,7 @@ type Mesh struct {
 	nodes   map[string]gossipNode  // what serf knows, by its names
 	who     map[netip.AddrPort]ID  // who was met at an address
 	dialing map[netip.AddrPort]int // dials under way
+	barred  map[ID]struct{}        // nothing is taken from them
 	events  []Event
 
 	refusals []Refusal // the oldest first
@@ -83,6 +87,7 @@ func New(cfg Config) (*Mesh, error) {
 		cfg: cfg, self: self, boot: binary.BigEndian.Uint64(boot[:]), port: p, log: cfg.Log,
 		names: slices.Sorted(maps.Keys(cfg.States)), handlers: map[string]Handler{},
 		merges: map[string]chan struct{}{}, leaves: make(chan chan error),
+		prunes: make(chan string, 64), barred: map[ID]struct{}{},
 		wanted: make(chan []netip.AddrPort, 16), due: make(chan struct{}, 1),
 		joins: make(chan netip.AddrPort, 64), moved: make(chan struct{}, 1), told: make(chan struct{}, 1), testified: make(chan struct{}, 1),
 		ended: make(chan struct{}),
@@ -91,6 +96,9 @@ func New(cfg Config) (*Mesh, error) {
 	}
 	for _, name := range m.names {
 		m.merges[name] = make(chan struct{}, maxMerges)
+	}
+	if m.keyring, err = memberlist.NewKeyring(nil, cfg.GossipKey[:]); err != nil {
+		return nil, errors.Join(fmt.Errorf("gossip key: %w", err), p.close())
 	}
 	m.addr = cfg.Advertise
 	if !m.addr.IsValid() {

@@ -181,6 +181,9 @@ func (l *link) onCall(ctx context.Context, calls *errgroup.Group, body []byte) e
 	}
 	work := func() error {
 		a := l.work(ctx, q)
+		if l.mesh.admits(l) != nil { // see exchange.advance
+			return nil
+		}
 		select {
 		case l.out <- encode(kindAnswer, a):
 		case <-l.done:

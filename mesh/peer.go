@@ -103,10 +103,10 @@ func (p *peer) learn(a netip.AddrPort, first bool) {
 }
 
 // peer returns the entry of id, which is made if there is none; nil if there
-// are too many. m.mu is held.
+// are too many, or it is barred. m.mu is held.
 func (m *Mesh) peer(id ID) *peer {
 	p := m.peers[id]
-	if p == nil && len(m.peers) < maxPeers {
+	if _, barred := m.barred[id]; p == nil && !barred && len(m.peers) < maxPeers {
 		p = &peer{id: id, since: time.Now()}
 		m.peers[id] = p
 	}

@@ -18,7 +18,7 @@ func (m *Mesh) serve(ctx context.Context, s *stranger) {
 		m.transport.take(s)
 		return
 	}
-	w, err := m.self.handshake(ctx, s, false, protoLink, protoJoin)
+	w, err := m.self.handshake(ctx, s, false, protoLink, protoJoin, protoClaim, protoLogon)
 	if err != nil {
 		m.log.Debug("connection refused", "from", s.from, "err", err)
 		return
@@ -28,6 +28,10 @@ func (m *Mesh) serve(ctx context.Context, s *stranger) {
 		err = m.serveLink(ctx, s, w, release)
 	case protoJoin:
 		err = m.serveJoin(ctx, s, w)
+	case protoClaim:
+		err = m.serveClaim(ctx, s, w)
+	case protoLogon:
+		err = m.serveLogon(ctx, s, w)
 	}
 	w.close()
 	if err != nil && ctx.Err() == nil {
@@ -62,7 +66,7 @@ func (m *Mesh) serveLink(ctx context.Context, s *stranger, w *wire, release func
 	case err != nil:
 		return fmt.Errorf("read open: %w", err)
 	case k == kindRefuse:
-		return parseRefusal(body)
+		return m.refusedBy(w.key, body)
 	case k != kindOpen:
 		return fmt.Errorf("%w: kind %d instead of open", errFrame, k)
 	}

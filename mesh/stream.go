@@ -104,6 +104,12 @@ func (x *exchange) advance(s *stream) (bool, error) {
 	if err != nil {
 		x.link.mesh.log.Error("read delta", "state", s.r.name, "err", err)
 	} else if ok {
+		// What was read after an eviction is known here is none of the evicted
+		// one's business: it may be the keys that replace those it has.
+		if err := x.link.mesh.admits(x.link); err != nil {
+			s.stop()
+			return false, err
+		}
 		s.parts++
 		if err := x.wire.write(bulkTimeout, encode(kindPart, part{s.r.name, data})); err != nil {
 			s.stop()

@@ -111,6 +111,9 @@ func (n *Node) redeem(ctx context.Context, p *parts, id cluster.Node, c mesh.New
 	if err != nil {
 		return err
 	}
+	if len(claims.For) > 0 && string(claims.For) != string(id[:]) {
+		return &mesh.RefusedError{Reason: "the join token was made for another gateway", Hint: anotherToken}
+	}
 	if host.IsValid() && !host.Contains(c.Addr.Addr().Unmap()) {
 		return &mesh.RefusedError{
 			Reason: fmt.Sprintf("the join token may be used from %s, not from %s", host, c.Addr.Addr().Unmap()), Hint: anotherToken,

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -37,11 +38,15 @@ type arrival struct {
 //
 //	admitted before ──────────────────────────────► as itself
 //	--join gmt1-… ─► ask its members ─────────────► joined
+//	 --user NAME ─► password at HOST ─► a token, as above
 //	--join HOST ──► ask until somebody answers ───► joined
 //	--key ──► LAN ──► members? ──► ask them ──────► joined
 //	            └──── nobody, or we are lowest ──► begun
 //	nothing ──────────────────────────────────────► begun
 func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
+	if err := n.exiled(); err != nil {
+		return a, err
+	}
 	f, ok, err := loadFacts(n.store, n.self)
 	if err != nil {
 		return a, fmt.Errorf("read the cluster's settings: %w", err)
@@ -55,9 +60,12 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 			a.seeds = addrsOf(doors)
 		}
 		a.facts = f
-		return a, errors.Join(n.agrees(f), n.endJoining())
+		return a, errors.Join(n.abides(f), n.endJoining())
 	}
 	if err := errors.Join(n.cutShort(), n.resumeJoining()); err != nil {
+		return a, err
+	}
+	if err := n.logOnFirst(ctx); err != nil {
 		return a, err
 	}
 	switch {
@@ -65,6 +73,9 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 		a.seeds, err = n.joinAt(ctx)
 	case n.cfg.Key != nil:
 		a.seeds, err = n.joinOnLAN(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		err = n.putBack(err)
 	}
 	if err != nil {
 		return a, err
@@ -79,16 +90,15 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 		err = errors.New("the cluster admitted this gateway without its settings")
 	}
 	if err == nil {
-		err = errors.Join(n.agrees(a.facts), n.endJoining())
+		err = errors.Join(n.abides(a.facts), n.endJoining())
 	}
 	return a, err
 }
 
 // agrees refuses flags that contradict the cluster that the gateway is in.
 func (n *Node) agrees(f facts) error {
-	if k := n.cfg.Key; k != nil && *k != f.key {
-		return hintf("leave --key out, or use another --data directory for another cluster",
-			"this gateway is in a cluster with another key")
+	if err := n.agreesOnKey(); err != nil {
+		return err
 	}
 	if t := n.cfg.Token; t != nil && string(t.Cluster) != string(f.cluster[:]) {
 		return hintf("leave --join out; to take this gateway to another cluster, run `gatemesh gateway reset` first",
@@ -118,14 +128,14 @@ func (n *Node) begin(ctx context.Context) (facts, error) {
 			return facts{}, err
 		}
 	}
-	f := newFacts(key, pool)
+	f := newFacts(pool)
 	now := n.cfg.Now()
 	err := n.store.Admit(ctx, cluster.Admission{
 		Key: n.public(), Name: n.name, Sponsor: n.self, At: now,
 		Statement: cluster.SignAdmission(n.key, f.cluster, n.public(), now),
 	})
 	if err == nil {
-		err = n.store.SetSettings(ctx, f.settings())
+		err = n.store.SetSettings(ctx, f.settings(key))
 	}
 	if err != nil {
 		return f, fmt.Errorf("begin cluster: %w", err)
@@ -273,15 +283,31 @@ func (n *Node) find(key ClusterKey, port uint16) (mesh.FindConfig, error) {
 // admit says whether a key may be a member: by its entry, or by the statement
 // of a sponsor that has one.
 func (n *Node) admit(f facts, key ed25519.PublicKey, voucher []byte) error {
-	if _, ok, err := n.store.Admitted(cluster.NodeOf(key)); err != nil || ok {
+	a, ok, err := n.store.Admitted(cluster.NodeOf(key))
+	if err != nil || ok {
 		return err
 	}
-	newcomer, sponsor, _, err := cluster.VerifyAdmission(voucher, f.cluster)
+	if a.Key != nil {
+		return mesh.ErrSuspended
+	}
+	if _, evicted, err := n.store.Evicted(cluster.NodeOf(key)); err != nil || evicted {
+		return cmp.Or(err, mesh.ErrEvicted)
+	}
+	if left, err := n.store.Departed(cluster.NodeOf(key)); err != nil || left {
+		return cmp.Or(err, errors.New("it has left the cluster"))
+	}
+	newcomer, sponsor, at, err := cluster.VerifyAdmission(voucher, f.cluster)
 	if err != nil {
 		return fmt.Errorf("not admitted, and no sponsor: %w", err)
 	}
 	if !newcomer.Equal(key) {
 		return errors.New("not admitted, and the sponsor speaks for another")
+	}
+	if _, evicted, err := n.store.Evicted(cluster.NodeOf(sponsor)); err != nil {
+		return err
+	} else if evicted {
+		n.waiting.add(cluster.Admission{Key: newcomer, Sponsor: cluster.NodeOf(sponsor), At: at})
+		return mesh.ErrSuspended
 	}
 	if _, ok, err := n.store.Admitted(cluster.NodeOf(sponsor)); err != nil || !ok {
 		return errors.Join(errors.New("not admitted, and the sponsor is no member"), err)

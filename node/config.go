@@ -44,6 +44,7 @@ type Config struct {
 	Key       *ClusterKey  // of the cluster to join; nil: the one it is in, or a new one
 	Join      string       // host[:port] of a member; "": look round on the LAN
 	Token     *JoinToken   // with which to join, in place of Key and Join; nil: none
+	Logon     *Logon       // logs on at Join for a token; nil: not
 	Capacity  int          // devices that it may serve
 	Standby   bool         // it takes devices only while no active gateway has room
 	Pool      netip.Prefix // inner IPv4 addresses; zero: the cluster's, or DefaultPool

@@ -274,7 +274,7 @@ func (n *Node) PoolConfig(ctx context.Context, secrets bool) (api.PoolConfig, er
 	key := ""
 	if secrets {
 		n.note(ctx, "show", "cluster key")
-		key = p.facts.key.String()
+		key = n.clusterKey().String()
 	}
 	_, port, err := splitPort(n.cfg.Mesh)
 	if err != nil {

@@ -173,7 +173,14 @@ func (n *Node) gatewayNames() (map[cluster.Node]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	gone, err := n.store.Evictions()
+	if err != nil {
+		return nil, err
+	}
 	names := make(map[cluster.Node]string, len(gateways))
+	for _, v := range gone {
+		names[v.Node] = v.Name
+	}
 	for _, g := range gateways {
 		names[g.Node] = g.Name
 	}

@@ -52,9 +52,14 @@ func (n *Node) doors(ctx context.Context) (doors []door, err error) {
 // credential returns what is proven at a door.
 func (n *Node) credential(d door) mesh.Credential {
 	if t := n.cfg.Token; t != nil {
-		return mesh.Credential{Kind: mesh.CredentialToken, ID: t.encoded, Secret: t.secret, Member: d.member}
+		return t.credential(d.member)
 	}
 	return mesh.Credential{Secret: *n.cfg.Key, Member: d.member}
+}
+
+// credential returns the token as it is proven to one member.
+func (t JoinToken) credential(member []byte) mesh.Credential {
+	return mesh.Credential{Kind: mesh.CredentialToken, ID: t.encoded, Secret: t.secret, Member: member}
 }
 
 // joinError says why nobody let us in: a decision first, then another key, then whatever came last. It has a hint if

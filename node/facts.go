@@ -10,11 +10,10 @@ import (
 
 // facts are the settings without which a gateway cannot start: what makes its
 // cluster this cluster. They are drawn at the beginning, replicated like any
-// setting, and handed out after admission only.
+// setting, and handed out after admission only. The keys that may be replaced
+// are none, see keyring.go.
 type facts struct {
 	cluster   [16]byte
-	key       ClusterKey
-	gossip    [32]byte
 	wireguard [32]byte // the private key that all gateways answer devices with
 	pool      netip.Prefix
 	ula       netip.Prefix
@@ -32,10 +31,9 @@ const (
 
 // newFacts draws the facts of a new cluster. Nothing is derived from the
 // cluster key.
-func newFacts(key ClusterKey, pool netip.Prefix) facts {
-	f := facts{key: key, pool: pool.Masked()}
+func newFacts(pool netip.Prefix) facts {
+	f := facts{pool: pool.Masked()}
 	rand.Read(f.cluster[:])   //nolint:errcheck // crypto/rand.Read never fails
-	rand.Read(f.gossip[:])    //nolint:errcheck // crypto/rand.Read never fails
 	rand.Read(f.wireguard[:]) //nolint:errcheck // crypto/rand.Read never fails
 	// RFC 4193, section 3.2.2: fd, 40 random bits, a 16-bit subnet (0).
 	ula := [16]byte{0: 0xfd}
@@ -44,11 +42,14 @@ func newFacts(key ClusterKey, pool netip.Prefix) facts {
 	return f
 }
 
-func (f *facts) settings() map[string][]byte {
+// settings are those of a new cluster with its first keys, of which one is drawn.
+func (f *facts) settings(key ClusterKey) map[string][]byte {
+	gossip := make([]byte, 32)
+	rand.Read(gossip) //nolint:errcheck // crypto/rand.Read never fails
 	return map[string][]byte{
 		setCluster:   f.cluster[:],
-		setKey:       f.key[:],
-		setGossip:    f.gossip[:],
+		setKey:       key[:],
+		setGossip:    gossip,
 		setWireGuard: f.wireguard[:],
 		setPool:      []byte(f.pool.String()),
 		setULA:       []byte(f.ula.String()),
@@ -56,11 +57,18 @@ func (f *facts) settings() map[string][]byte {
 }
 
 // loadFacts reads the facts of the cluster that self is a member of; ok is
-// false when it is a member of none, be it because a join was cut short.
+// false when it is a member of none, be it because a join was cut short. One
+// whose admission is suspended is a member that waits.
 func loadFacts(store *cluster.Store, self cluster.Node) (f facts, ok bool, err error) {
-	if _, ok, err = store.Admitted(self); err != nil || !ok {
+	a, _, err := store.Admitted(self)
+	if err != nil || a.Key == nil {
 		return f, false, err
 	}
+	r, err := store.Ring()
+	if err != nil || len(r.Of(cluster.GossipKey)) == 0 || len(r.Of(cluster.JoinKey)) == 0 {
+		return f, false, err
+	}
+	ok = true
 	fixed := func(name string, into []byte) {
 		if err != nil || !ok {
 			return
@@ -82,8 +90,6 @@ func loadFacts(store *cluster.Store, self cluster.Node) (f facts, ok bool, err e
 		}
 	}
 	fixed(setCluster, f.cluster[:])
-	fixed(setKey, f.key[:])
-	fixed(setGossip, f.gossip[:])
 	fixed(setWireGuard, f.wireguard[:])
 	prefix(setPool, &f.pool)
 	prefix(setULA, &f.ula)

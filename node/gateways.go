@@ -75,6 +75,10 @@ func (n *Node) gateway(p *parts, g cluster.Gateway, members map[cluster.Node]mes
 		return out
 	}
 	m, ok := members[g.Node]
+	if gone, err := n.store.Departed(g.Node); err == nil && gone {
+		out.State = api.Left
+		return out
+	}
 	if !ok {
 		return out
 	}

@@ -18,6 +18,9 @@ import (
 // directory. A gateway that loses it is a new gateway.
 const identityFile = "node.key"
 
+// storeDir is the store's directory in the data directory.
+const storeDir = "store"
+
 // loadIdentity reads the gateway's key from dir, or makes one at first.
 func loadIdentity(dir string) (ed25519.PrivateKey, error) {
 	path := filepath.Join(dir, identityFile)

@@ -51,7 +51,7 @@ func (n *Node) noteJoining() error {
 func (n *Node) resumeJoining() error {
 	b, err := os.ReadFile(filepath.Join(n.cfg.Data, joiningFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		if n.cfg.Join != "" && n.cfg.Key == nil && n.cfg.Token == nil {
+		if n.cfg.Join != "" && n.cfg.Key == nil && n.cfg.Token == nil && n.cfg.Logon == nil {
 			return hintf("add --key with the key that `gatemesh key show` prints at a member, or use a join token of `gatemesh token create`",
 				"--join HOST needs the key of the cluster")
 		}
@@ -119,7 +119,7 @@ func (n *Node) endJoining() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget finished join: %w", err)
 	}
-	return nil
+	return n.endTrial()
 }
 
 // emptyStore says whether the store holds nothing of a cluster. What cannot be

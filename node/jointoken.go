@@ -53,6 +53,7 @@ type joinClaims struct {
 	Standby bool        `cbor:"6,keyasint,omitempty"` // who joins by it takes no devices while others can
 	Host    string      `cbor:"7,keyasint,omitempty"` // prefix from which it may be used; "": from anywhere
 	Places  []joinPlace `cbor:"8,keyasint"`           // the first is of the issuer
+	For     []byte      `cbor:"9,keyasint,omitempty"` // 16 bytes, the cluster.Node that may use it; none: any
 }
 
 // joinPlace is where a member may be asked.
@@ -81,7 +82,7 @@ func parseClaims(b []byte) (c joinClaims, err error) {
 	ok := len(c.Cluster) == 16 && len(c.ID) == len(cluster.TokenID{}) && len(c.Key) == keyNameSize &&
 		c.Expires > 0 && c.Expires < 1<<38 && c.Uses >= 1 && c.Uses <= cluster.MaxUses &&
 		len(c.Places) >= 1 && len(c.Places) <= maxTokenPlace
-	if _, e := c.host(); e != nil {
+	if _, e := c.host(); e != nil || len(c.For) != 0 && len(c.For) != len(cluster.Node{}) {
 		ok = false
 	}
 	for _, p := range c.Places {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -33,7 +34,14 @@ type Node struct {
 	store   *cluster.Store
 	closers []closer
 
+	waiting   waiting
 	admitting sync.Mutex // held while one newcomer is counted and admitted
+
+	logons   tries
+	called   context.Context    // ends when Run is to end
+	giveUp   context.CancelFunc // ends called
+	resets   atomic.Bool        // there is a note of what the next Node is to do
+	departed atomic.Bool        // this gateway has left its cluster
 
 	live  atomic.Pointer[parts] // nil until the cluster is known
 	offer atomic.Pointer[offer] // nil until its entry is written
@@ -57,7 +65,10 @@ type parts struct {
 	forwards *forwards
 	strays   *strays
 	changes  chan struct{} // wakes reconcile
-	recount  atomic.Bool   // reconcile is to count the instances
+	keys     chan struct{} // wakes turnKeys; capacity 1
+	hints    chan struct{} // wakes announce; capacity 1
+	exile    *exile
+	recount  atomic.Bool // reconcile is to count the instances
 	dirty    dirty
 	ready    readiness
 	draining atomic.Bool   // takes no new devices and gives away those it has
@@ -70,6 +81,7 @@ type parts struct {
 	repairing sync.Mutex // held by the one exchange of cells that should be equal
 
 	departing atomic.Bool // the process ends: no device is recalled
+	resetting atomic.Bool // this gateway is leaving its cluster
 
 	rows    sync.Mutex                // makes reading and writing our rows of the session table one step, and guards the fields below
 	stances map[cluster.Key]stance    // but serving and away, which the rows tell
@@ -88,19 +100,45 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, started: cfg.Now(), stopping: make(chan struct{})}
+	n := &Node{
+		cfg: cfg, log: cfg.Log, started: cfg.Now(), stopping: make(chan struct{}),
+		logons: tries{each: logonTries, all: logonTriesAll, lockout: logonLockout},
+	}
+	n.called, n.giveUp = context.WithCancel(context.Background())
+	n.onClose("run", func() error { n.giveUp(); return nil })
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
+	}
+	if onTrial(cfg.Data) {
+		n.cfg = n.cfg.Reset()
 	}
 	return n, nil
 }
 
-// open opens what lies in the data directory.
+// open opens what lies in the data directory, after what a note says was done to it.
 func (n *Node) open() (err error) {
-	cfg := &n.cfg
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+	if err := os.MkdirAll(n.cfg.Data, 0o700); err != nil {
 		return unwritable(err)
 	}
+	note, due, err := readReset(n.cfg.Data)
+	if err != nil {
+		return err
+	}
+	if err := n.openStore(); err != nil || !due {
+		return err
+	}
+	if err := n.store.Close(); err != nil { // nobody else had it open
+		return fmt.Errorf("close store: %w", err)
+	}
+	if err := finishReset(n.cfg.Data, note); err != nil {
+		return unwritable(err)
+	}
+	return n.openStore()
+}
+
+// openStore opens the store of the gateway whose key the directory holds.
+func (n *Node) openStore() (err error) {
+	cfg := &n.cfg
 	n.key, err = loadIdentity(cfg.Data)
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -108,7 +146,7 @@ func (n *Node) open() (err error) {
 	} else if err != nil {
 		return err
 	}
-	store := filepath.Join(cfg.Data, "store") // closed to others, whatever the mode of the files in it
+	store := filepath.Join(cfg.Data, storeDir) // closed to others, whatever the mode of the files in it
 	if err := errors.Join(os.MkdirAll(store, 0o700), os.Chmod(store, 0o700)); err != nil {
 		return unwritable(err)
 	}
@@ -177,7 +215,8 @@ func (n *Node) Close() error {
 }
 
 // Run is the life of the gateway: it finds or begins its cluster, takes
-// devices, and returns when ctx ends (nil then) or a part fails.
+// devices, and returns when ctx ends (nil then), a part fails, or it gives up its cluster (ErrReset, or
+// ErrLeft if it is to stay stopped).
 func (n *Node) Run(ctx context.Context) error {
 	inner, stop := context.WithCancel(cluster.WithActor(context.WithoutCancel(ctx), itself))
 	defer stop()
@@ -186,9 +225,17 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.run(gctx, g) })
 	g.Go(func() error {
 		defer stop()
-		return n.depart(gctx, ctx.Done())
+		return n.depart(gctx, n.called.Done())
 	})
+	release := context.AfterFunc(ctx, n.giveUp)
 	err := g.Wait()
+	release()
+	if ctx.Err() == nil && n.resets.Load() && (err == nil || errors.Is(err, context.Canceled)) {
+		if n.departed.Load() {
+			return ErrLeft
+		}
+		return ErrReset
+	}
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil
 	}
@@ -232,6 +279,9 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 		kept:     map[cluster.Key]time.Time{},
 		leave:    make(chan struct{}, 1),
 		changes:  make(chan struct{}, 1),
+		keys:     make(chan struct{}, 1),
+		hints:    make(chan struct{}, 1),
+		exile:    newExile(),
 	}
 	if p.pub, err = publicKey(came.wireguard); err != nil {
 		return err
@@ -242,21 +292,29 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return fmt.Errorf("read own admission: %w", err)
 	}
+	gossip, err := n.gossipKeys()
+	if err != nil {
+		return err
+	}
 	p.mesh, err = mesh.New(mesh.Config{
-		Key: n.key, Name: n.name, Cluster: came.cluster, GossipKey: came.gossip,
+		Key: n.key, Name: n.name, Cluster: came.cluster, GossipKey: gossip[0],
 		Secrets: n.secrets,
 		Listen:  n.cfg.Mesh, Network: n.cfg.Network,
 		States:  map[string]mesh.State{"config": n.store, "sessions": p.sessions},
 		Admit:   func(k ed25519.PublicKey, voucher []byte) error { return n.admit(came.facts, k, voucher) },
 		Voucher: admission.Statement,
 		Welcome: func(ctx context.Context, c mesh.Newcomer) ([]byte, error) { return n.welcome(ctx, p, c) },
-		Beat:    n.beat(p), Book: n.book, Events: n.onMesh(p),
+		Claims:  newClaimable(n, p), Logon: n.onLogon,
+		Beat: n.beat(p), Book: n.book, Events: n.onMesh(p),
 		Log: n.log.With("component", "mesh"),
 	})
 	if err != nil {
 		return n.explainPort(err)
 	}
 	n.onClose("mesh", p.mesh.Close)
+	if err := cmp.Or(p.mesh.SetGossipKeys(gossip), n.bar(p)); err != nil {
+		return err
+	}
 	dev, plane, err := n.openDataplane(came.facts)
 	if err != nil {
 		return err
@@ -299,7 +357,7 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	public := n.offers().Public
 
 	if n.cfg.Started != nil {
-		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: came.key, Mesh: p.mesh.Addr(), Public: public})
+		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: n.clusterKey(), Mesh: p.mesh.Addr(), Public: public})
 	}
 	n.log.Info("gateway starts", "name", n.name, "id", n.self, "version", n.cfg.Version,
 		"dataplane", plane, "listen", p.vpn.Port(), "mesh", p.mesh.Addr(), "public", public,
@@ -320,6 +378,8 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.trimAudit(ctx) })
 	g.Go(func() error { return n.trimTokens(ctx) })
 	g.Go(func() error { return n.announce(ctx, p) })
+	g.Go(func() error { return n.turnKeys(ctx, p) })
+	g.Go(func() error { return n.heedExile(ctx, p) })
 	g.Go(func() error { return n.runNext(ctx) })
 	if unsaid != nil {
 		g.Go(func() error { return n.announceLater(ctx, p) })
@@ -352,17 +412,38 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 	return nil
 }
 
-// announce tells the LAN that a member is here. A LAN that cannot be told is
-// no reason to stop: others can be given an address.
+// announce tells the LAN that a member is here, to the holders of each key that
+// holds.
 func (n *Node) announce(ctx context.Context, p *parts) error {
-	cfg, err := n.find(p.facts.key, p.mesh.Addr().Port())
+	for ctx.Err() == nil {
+		keys := n.clusterKeys()
+		under, stop := context.WithCancel(ctx)
+		var g errgroup.Group
+		for _, k := range keys {
+			g.Go(func() error { n.announceUnder(under, p, k); return nil })
+		}
+		for ctx.Err() == nil && sameKeys(keys, n.clusterKeys()) {
+			select {
+			case <-ctx.Done():
+			case <-p.hints:
+			}
+		}
+		stop()
+		_ = g.Wait()
+	}
+	return nil
+}
+
+// announceUnder announces this gateway until ctx ends. A LAN that cannot be
+// told is no reason to stop: others can be given an address.
+func (n *Node) announceUnder(ctx context.Context, p *parts, key ClusterKey) {
+	cfg, err := n.find(key, p.mesh.Addr().Port())
 	if err == nil {
 		err = mesh.Announce(ctx, cfg)
 	}
 	if err != nil && ctx.Err() == nil {
 		n.log.Warn("not announced on the LAN; further gateways need --join", "err", err)
 	}
-	return nil
 }
 
 // book lists every address at which a member was ever seen.
@@ -374,7 +455,7 @@ func (n *Node) book() []netip.AddrPort {
 	}
 	var out []netip.AddrPort
 	for _, g := range gateways {
-		if g.Node != n.self {
+		if gone, err := n.store.Departed(g.Node); g.Node != n.self && !gone && err == nil {
 			out = append(out, g.Mesh...)
 		}
 	}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,7 +44,9 @@ func (n *Node) onChange(p *parts) func([]cluster.Ref) {
 		if n.listened() {
 			n.tellChanges(refs)
 		}
+		members := false
 		for _, r := range refs {
+			members = members || slices.Contains(membershipKinds, r.Kind)
 			if r.Kind == "gateway" && r.ID == n.self.String() {
 				p.dirty.own.Store(true)
 			}
@@ -57,9 +60,9 @@ func (n *Node) onChange(p *parts) func([]cluster.Ref) {
 				p.dirty.add(k)
 			}
 		}
-		select {
-		case p.changes <- struct{}{}:
-		default:
+		poke(p.changes)
+		if members {
+			n.onMembership(p)
 		}
 	}
 }

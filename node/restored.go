@@ -52,6 +52,11 @@ func (n *Node) comeBack(ctx context.Context, p *parts) error {
 			told = true
 			n.log.Warn("the cluster has another key than the backup; to get back into it, join it with a new data directory", "err", err)
 		}
+		var no *mesh.RefusedError
+		if errors.As(err, &no) && no.Final && !told {
+			told = true
+			n.log.Warn("the cluster does not take this gateway back", "err", err, "hint", no.Hint)
+		}
 		if sleep(ctx, returnPause) != nil {
 			return nil
 		}
@@ -82,7 +87,7 @@ func (n *Node) introduce(ctx context.Context, p *parts, a netip.AddrPort) error 
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	_, _, err := mesh.Join(ctx, mesh.JoinConfig{
-		Key: n.key, Credential: mesh.Credential{Secret: p.facts.key}, Name: n.name, Version: n.cfg.Version,
+		Key: n.key, Credential: mesh.Credential{Secret: n.clusterKey()}, Name: n.name, Version: n.cfg.Version,
 		Network: n.cfg.Network, State: n.store, Log: n.log.With("component", "mesh"),
 	}, a)
 	return err

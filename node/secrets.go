@@ -8,17 +8,6 @@ import (
 	"gatemesh/mesh"
 )
 
-// clusterKeys returns the keys that a newcomer may prove now, the newest
-// first; none if the store cannot be read.
-func (n *Node) clusterKeys() [][32]byte {
-	b, ok, err := n.store.Setting(setKey)
-	if err != nil || !ok || len(b) != len(ClusterKey{}) {
-		n.log.Error("read cluster key", "set", ok, "err", err)
-		return nil
-	}
-	return [][32]byte{[32]byte(b)}
-}
-
 // secrets is [mesh.Config.Secrets]. What it refuses is told to whoever asks.
 func (n *Node) secrets(kind string, id []byte) ([][32]byte, error) {
 	switch kind {

@@ -58,12 +58,11 @@ func (n *Node) Status(context.Context) (api.Status, error) {
 
 // ClusterKey implements [api.Clusters].
 func (n *Node) ClusterKey(ctx context.Context) (api.ClusterKey, error) {
-	p, err := n.running()
-	if err != nil {
+	if _, err := n.running(); err != nil {
 		return api.ClusterKey{}, err
 	}
 	n.note(ctx, "show", "cluster key")
-	return api.ClusterKey{Key: p.facts.key.String()}, nil
+	return api.ClusterKey{Key: n.clusterKey().String()}, nil
 }
 
 // apiError turns what the store refuses into words.

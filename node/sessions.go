@@ -331,8 +331,13 @@ func (n *Node) onMesh(p *parts) func(mesh.Event) {
 			n.fallen(p, id)
 		case mesh.Stalled:
 			n.log.Warn("this process did not run; it is silent until it has heard from the others", "gap", e.Gap)
+		case mesh.Shunned:
 		}
 		p.exports.rouse() // there may be other heirs
+		if e.Kind != mesh.Beat {
+			n.onExile(p, e)
+			poke(p.keys)
+		}
 	}
 }
 
@@ -383,6 +388,9 @@ func (n *Node) beat(p *parts) func() []byte {
 	return func() []byte {
 		until, asleep := p.peers.beat(time.Now())
 		p.vpn.Slept(asleep)
+		if p.exile.silent.Load() {
+			until = time.Time{}
+		}
 		p.vpn.Allow(until)
 		o, sessions := n.offers(), p.vpn.Count()
 		p.full.Store(fullness(p.full.Load(), sessions, o.Capacity))

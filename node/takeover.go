@@ -162,6 +162,9 @@ func (n *Node) takeOver(ctx context.Context, p *parts) error {
 		case <-p.orphans.wake:
 		case <-timer.C:
 		}
+		if p.exile.silent.Load() {
+			continue // weighExile rouses
+		}
 		now := time.Now()
 		for _, device := range p.orphans.nudged(now) {
 			p.vpn.Keepalive(device)

@@ -68,7 +68,12 @@ func parseTerms(s string) (t tokenTerms, ok bool) {
 }
 
 // CreateToken implements [api.Tokens].
-func (n *Node) CreateToken(ctx context.Context, want api.NewToken) (out api.MintedToken, err error) {
+func (n *Node) CreateToken(ctx context.Context, want api.NewToken) (api.MintedToken, error) {
+	return n.createToken(ctx, want, nil)
+}
+
+// createToken makes a token that only the gateway bound may use, unless it is nil.
+func (n *Node) createToken(ctx context.Context, want api.NewToken, bound []byte) (out api.MintedToken, err error) {
 	p, err := n.running()
 	if err != nil {
 		return out, err
@@ -89,7 +94,7 @@ func (n *Node) CreateToken(ctx context.Context, want api.NewToken) (out api.Mint
 	}
 	t, err := newJoinToken(key, joinClaims{
 		Cluster: p.facts.cluster[:], ID: made.ID[:], Expires: expires.Unix(), Uses: want.Uses,
-		Standby: want.Standby, Host: want.Host, Places: n.places(p, want.Address),
+		Standby: want.Standby, Host: want.Host, Places: n.places(p, want.Address), For: bound,
 	})
 	if err != nil {
 		return out, err

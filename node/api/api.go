@@ -19,8 +19,13 @@ type Service interface {
 	Backups
 	Configs
 	Audits
+	Keys
+	Evictions
 	Tokens
 	Settings
+	Resets
+	Users
+	Claims
 }
 
 // Clusters answers for the cluster as one thing.

@@ -60,8 +60,13 @@ func Handler(s Service, log *slog.Logger) http.Handler {
 	backupRoutes(mux, s, log)
 	configRoutes(mux, s, log)
 	auditRoutes(mux, s, log)
+	keyRoutes(mux, s, log)
+	evictionRoutes(mux, s, log)
 	tokenRoutes(mux, s, log)
 	settingRoutes(mux, s, log)
+	resetRoutes(mux, s, log)
+	userRoutes(mux, s, log)
+	claimRoutes(mux, s, log)
 	var h http.Handler = mux
 	if w, ok := s.(Writes); ok {
 		h = tellStored(w, h)

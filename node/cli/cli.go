@@ -103,8 +103,9 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler:  func(*cli.Context, error) {}, // Main reports
 		Commands: []*cli.Command{
 			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(),
-			syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(), poolCommand(), auditCommand(),
-			tokenCommand(), clusterCommand(), keyCommand(), monitorCommand(), doctorCommand(), versionCommand(),
+			userCommand(), claimCodeCommand(), syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(),
+			poolCommand(), auditCommand(), tokenCommand(), clusterCommand(), keyCommand(), keysCommand(), monitorCommand(),
+			doctorCommand(), versionCommand(),
 		},
 		Action: noCommand,
 

@@ -25,7 +25,7 @@ func upCommand() *cli.Command {
 		Description: "Without flags it begins a new cluster, or comes back as what it was. With --key it\n" +
 			"joins the cluster of that key: the one on the LAN, or the one at --join. With a token of\n" +
 			"`gatemesh token create` at --join it needs no key. Flags are remembered in the data directory.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			configFlag,
 			&cli.StringFlag{Name: "key", Usage: "`KEY` of the cluster, gmk1-… or file:PATH", EnvVars: env("KEY")},
 			&cli.StringFlag{Name: "join", Usage: "a join `TOKEN`, gmt1-… or file:PATH; or a member's HOST[:PORT], beside --key", EnvVars: env("JOIN")},
@@ -40,7 +40,7 @@ func upCommand() *cli.Command {
 			&cli.StringFlag{Name: "dataplane", Usage: "auto, tun or userspace", Value: node.DefaultDataplane, EnvVars: env("DATAPLANE")},
 			&cli.StringFlag{Name: "log", Usage: "text or json", Value: "text", EnvVars: env("LOG")},
 			&cli.BoolFlag{Name: "debug", Usage: "log more", EnvVars: env("DEBUG")},
-		},
+		}, logonFlags()...),
 		Action: up,
 	}
 }
@@ -64,6 +64,9 @@ func up(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if cfg.Logon, err = logon(told); err != nil {
+		return err
+	}
 	g := greeting{out: c.App.Writer, cfg: &cfg, named: named}
 	cfg.Started = g.print
 	cfg.Ready = func() {
@@ -71,15 +74,32 @@ func up(c *cli.Context) error {
 			cfg.Log.Warn("flags are not remembered", "err", err)
 		}
 	}
-	n, err := node.New(cfg)
-	if err != nil {
-		return err
-	}
-	err = n.Run(c.Context)
+	err = run(c.Context, &cfg)
 	if c.Context.Err() != nil {
 		cfg.Log.Info("gateway stops", "reason", context.Cause(c.Context))
 	}
-	return errors.Join(err, n.Close())
+	return err
+}
+
+// run runs a gateway, and again as what it has become.
+func run(ctx context.Context, cfg *node.Config) error {
+	for {
+		n, err := node.New(*cfg)
+		if err != nil {
+			return err
+		}
+		err = n.Run(ctx)
+		closed := n.Close()
+		switch {
+		case errors.Is(err, node.ErrLeft):
+			cfg.Log.Info("gateway stops", "reason", err)
+			return closed
+		case closed != nil || !errors.Is(err, node.ErrReset):
+			return errors.Join(err, closed)
+		}
+		cfg.Log.Info("gateway begins anew")
+		*cfg = cfg.Reset()
+	}
 }
 
 // upConfig makes what a gateway was told its configuration.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -30,6 +31,9 @@ type World struct {
 	Internet *vpntest.Internet
 	Key      node.ClusterKey // of every gateway's --key
 	tb       testing.TB
+
+	logs  sync.Mutex // guards lines
+	lines []string
 }
 
 // New returns an empty world. It must be made inside the bubble that it is
@@ -65,6 +69,9 @@ func (w *World) Gateway(i int, name string) *Gateway {
 	return &Gateway{Addr: meshtest.Addr(i), Name: name, w: w, dir: w.tb.TempDir()}
 }
 
+// Dir returns its data directory.
+func (g *Gateway) Dir() string { return g.dir }
+
 // Skew sets the gateway's wall clock apart from the next start on.
 func (g *Gateway) Skew(d time.Duration) { g.skew = d }
 
@@ -80,7 +87,7 @@ func (g *Gateway) Start(change ...func(*node.Config)) {
 		Bind: g.w.Internet.Bind(g.Addr), TUN: vpntest.NewEchoTUN(0),
 		Dataplane: node.DataplaneUserspace, Control: newSilent(),
 		Now: func() time.Time { return time.Now().Add(g.skew) },
-		Log: slog.New(slog.NewTextHandler(testWriter{g.w.tb, g.Name}, nil)),
+		Log: slog.New(slog.NewTextHandler(testWriter{g.w, g.Name}, nil)),
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -114,6 +121,28 @@ func (g *Gateway) end() error {
 	<-g.done
 	g.cancel = nil
 	return g.err
+}
+
+// Ended waits until the gateway has ended by itself and returns why.
+func (g *Gateway) Ended(limit time.Duration) error {
+	g.w.tb.Helper()
+	select {
+	case <-g.done:
+	case <-time.After(limit):
+		g.w.tb.Fatalf("%s: still runs after %v", g.Name, limit)
+	}
+	g.cancel()
+	g.cancel = nil
+	return g.err
+}
+
+// Reborn waits until the gateway gives up its cluster, and starts it as what it has become.
+func (g *Gateway) Reborn() {
+	g.w.tb.Helper()
+	if err := g.Ended(time.Minute); !errors.Is(err, node.ErrReset) {
+		g.w.tb.Fatalf("%s does not begin anew: %v", g.Name, err)
+	}
+	g.Start(func(c *node.Config) { *c = c.Reset() })
 }
 
 // Kill ends the gateway as kill -9 would: nothing that it says in its end gets
@@ -264,11 +293,43 @@ func (s *silent) Addr() net.Addr { return &net.UnixAddr{Name: "test", Net: "unix
 
 // testWriter puts a gateway's log into the test's.
 type testWriter struct {
-	tb   testing.TB
+	w    *World
 	name string
 }
 
+// Logged returns how many lines of the gateways' logs hold text.
+func (w *World) Logged(text string) (n int) {
+	w.logs.Lock()
+	defer w.logs.Unlock()
+	for _, line := range w.lines {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
 func (t testWriter) Write(b []byte) (int, error) {
-	t.tb.Logf("%s: %s", t.name, b)
+	t.w.tb.Logf("%s: %s", t.name, b)
+	t.w.logs.Lock()
+	defer t.w.logs.Unlock()
+	t.w.lines = append(t.w.lines, string(b))
 	return len(b), nil
+}
+
+// Failure waits until the gateway ends by itself, for limit at most, and returns why. It fails the test if it does not.
+func (g *Gateway) Failure(limit time.Duration) error {
+	g.w.tb.Helper()
+	select {
+	case <-g.done:
+		g.cancel()
+		g.cancel = nil
+		if g.err == nil {
+			g.w.tb.Fatalf("%s ended without an error", g.Name)
+		}
+		return g.err
+	case <-time.After(limit):
+		g.w.tb.Fatalf("%s did not end within %v", g.Name, limit)
+		return nil
+	}
 }

@@ -1,0 +1,135 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+const (
+	kindUser      = "user" // its id is the name
+	fieldRole     = "role"
+	fieldPassword = "password"
+
+	maxVerifier = 255 // bytes
+)
+
+// RoleAdmin is the role of a user who may do everything.
+const RoleAdmin = "admin"
+
+// User is an administrator.
+type User struct {
+	Name     string
+	Role     string
+	Verifier string // says whether a password is the user's, in the caller's words; at most 255 bytes
+	Created  time.Time
+}
+
+func userRef(name string) ref { return refOf(kindUser, []byte(name)) }
+
+// AddUser makes a user. It returns an *ExistsError with the field "user", or a *NameError.
+func (s *Store) AddUser(ctx context.Context, name, role, verifier string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if err := cmp.Or(checkLength("role", len(role), maxNote), checkLength("password", len(verifier), maxVerifier)); err != nil {
+		return err
+	}
+	created := formatTime(s.clock.now())
+	return s.update(ctx, func(t *tx) error {
+		r := userRef(name)
+		e, err := t.entity(r)
+		if err != nil {
+			return err
+		}
+		if e.alive() {
+			return &ExistsError{Field: "user", Value: name, ID: name}
+		}
+		if err := t.write(r, cell{life: newLife(e.life(), t.time)}); err != nil {
+			return err
+		}
+		return cmp.Or(
+			t.put(r, fieldCreated, []byte(created)),
+			t.put(r, fieldRole, []byte(role)),
+			t.put(r, fieldPassword, []byte(verifier)),
+		)
+	})
+}
+
+// SetPassword gives a user another verifier. It returns an error that wraps ErrNotFound.
+func (s *Store) SetPassword(ctx context.Context, name, verifier string) error {
+	if err := checkLength("password", len(verifier), maxVerifier); err != nil {
+		return err
+	}
+	return s.update(ctx, func(t *tx) error {
+		if _, err := t.aliveUser(name); err != nil {
+			return err
+		}
+		return t.put(userRef(name), fieldPassword, []byte(verifier))
+	})
+}
+
+// RemoveUser deletes a user. It returns an error that wraps ErrNotFound.
+func (s *Store) RemoveUser(ctx context.Context, name string) error {
+	return s.update(ctx, func(t *tx) error {
+		e, err := t.aliveUser(name)
+		if err != nil {
+			return err
+		}
+		return t.write(userRef(name), cell{life: e.life() + 1})
+	})
+}
+
+func (t *tx) aliveUser(name string) (*entity, error) {
+	if len(name) > maxID {
+		return nil, fmt.Errorf("user: %w", ErrNotFound)
+	}
+	e, err := t.entity(userRef(name))
+	if err == nil && !e.alive() {
+		err = fmt.Errorf("user %q: %w", name, ErrNotFound)
+	}
+	return e, err
+}
+
+// User returns a user, or an error that wraps ErrNotFound.
+func (s *Store) User(name string) (u User, err error) {
+	if len(name) > maxID {
+		return u, fmt.Errorf("user: %w", ErrNotFound)
+	}
+	err = s.view(func(txn *badger.Txn) error {
+		e, err := readEntity(snapshot{txn}, userRef(name))
+		if err == nil && !e.alive() {
+			err = fmt.Errorf("user %q: %w", name, ErrNotFound)
+		}
+		u = userOf(name, e)
+		return err
+	})
+	return u, err
+}
+
+// Users returns all users, by name.
+func (s *Store) Users() (all []User, err error) {
+	err = s.eachEntity(kindUser, func(id []byte, e *entity) error {
+		if e.alive() {
+			all = append(all, userOf(string(id), e))
+		}
+		return nil
+	})
+	slices.SortFunc(all, func(a, b User) int { return strings.Compare(a.Name, b.Name) })
+	return all, err
+}
+
+func userOf(name string, e *entity) User {
+	if e == nil {
+		return User{}
+	}
+	return User{
+		Name: name, Role: string(e.value(fieldRole)), Verifier: string(e.value(fieldPassword)),
+		Created: parseTime(string(e.value(fieldCreated))),
+	}
+}

@@ -1,0 +1,46 @@
+package node
+
+import (
+	"testing"
+	"time"
+
+	"gatemesh/cluster"
+)
+
+func TestJudge(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	voice := func(final bool, ago time.Duration) exileVoice { return exileVoice{final, now.Add(-ago)} }
+	for _, c := range []struct {
+		name          string
+		said          []exileVoice
+		linked        int
+		silent, final bool
+	}{
+		{"nobody says anything", nil, 0, false, false},
+		{"alone with one who says so", []exileVoice{voice(true, 0)}, 0, true, true},
+		{"one lies", []exileVoice{voice(true, 0)}, 1, false, false},
+		{"two say so, one was brought along", []exileVoice{voice(true, 0), voice(true, 0)}, 1, true, true},
+		{"suspended", []exileVoice{voice(false, 0), voice(false, 0)}, 1, true, false},
+		{"one knows more", []exileVoice{voice(false, 0), voice(true, 0)}, 0, true, true},
+		{"long ago", []exileVoice{voice(true, exileMemory)}, 0, false, false},
+		{"one long ago", []exileVoice{voice(true, exileMemory), voice(false, 0)}, 0, true, false},
+	} {
+		said := map[cluster.Node]exileVoice{}
+		for i, v := range c.said {
+			said[cluster.Node{byte(i)}] = v
+		}
+		if silent, final := judge(said, make([]cluster.Node, c.linked), now); silent != c.silent || final != c.final {
+			t.Errorf("%s: silent %v, final %v", c.name, silent, final)
+		}
+	}
+}
+
+func FuzzExile(f *testing.F) {
+	f.Add([]byte(`{"at":"2026-01-02T03:04:05Z","by":["a"]}`))
+	f.Add([]byte(`{}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if w, err := parseExile(b); err == nil && len(w.By) > maxExile {
+			t.Errorf("%d names", len(w.By))
+		}
+	})
+}

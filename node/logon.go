@@ -1,0 +1,160 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"gatemesh/cluster"
+	"gatemesh/mesh"
+)
+
+// Bounds of wrong log-ons at one gateway. A user is locked at the gateway that was asked.
+const (
+	logonTries    = 3
+	logonTriesAll = 30 // of all users together
+	logonLockout  = 10 * time.Minute
+)
+
+// grantTTL is how long the token is good that a log-on or a claim ends in.
+const grantTTL = 10 * time.Minute
+
+var errLogon = &mesh.RefusedError{
+	Reason: "the name or the password is wrong",
+	Hint:   fmt.Sprintf("after %d wrong passwords a user is locked for %s at that gateway", logonTries, minutes(logonLockout)),
+}
+
+// onLogon gives a token to a newcomer that has an administrator's password. It is [mesh.Config.Logon].
+func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password string) ([]byte, error) {
+	log := n.log.With("from", c.Addr, "gateway", c.Name, "user", clipText(user))
+	if wait := n.logons.begin(user, n.cfg.Now()); wait > 0 {
+		log.Warn("log-on refused: locked", "for", wait.Round(time.Second))
+		return nil, &mesh.RefusedError{
+			Reason: fmt.Sprintf("locked after too many wrong passwords, for another %s", minutes(wait)),
+			Hint:   "wait, log on at another gateway, or use a token: `gatemesh token create`",
+		}
+	}
+	ok, err := n.checkPassword(ctx, user, password)
+	if err != nil {
+		n.logons.undo(user)
+		log.Error("log-on not checked", "err", err)
+		return nil, &mesh.RefusedError{Reason: "the password could not be checked", Hint: "try again in a minute"}
+	}
+	if !ok {
+		log.Warn("log-on refused: wrong name or password")
+		return nil, errLogon
+	}
+	n.logons.right(user)
+	if _, err := n.permits(c); err != nil {
+		log.Warn("log-on refused by the cluster's rules", "err", err)
+		return nil, err
+	}
+	ctx = cluster.WithActor(ctx, cluster.Actor{Name: user, Source: "log-on from " + c.Addr.Addr().String()})
+	token, err := n.invite(ctx, c.Key, "log-on of "+user)
+	if err != nil {
+		log.Error("no token for a log-on", "err", err)
+		var told *mesh.RefusedError
+		if errors.As(err, &told) {
+			return nil, told
+		}
+		return nil, &mesh.RefusedError{Reason: "no token could be made", Hint: "the log of that gateway says why"}
+	}
+	log.Info("log-on: a token was given out")
+	return []byte(token.Secret), nil
+}
+
+// checkPassword says whether a user has a password. It takes as long for a user who does not exist.
+func (n *Node) checkPassword(ctx context.Context, user, password string) (bool, error) {
+	u, err := n.store.User(user)
+	if err != nil && !errors.Is(err, cluster.ErrNotFound) {
+		return false, err
+	}
+	v, ok := parseVerifier(u.Verifier)
+	if !ok || u.Role != cluster.RoleAdmin {
+		v = nobody()
+	}
+	return v.is(ctx, password)
+}
+
+// clipText cuts what a stranger said to what a log line should have of it.
+func clipText(s string) string { return s[:min(len(s), 64)] }
+
+// Logon is how a newcomer asks the person that starts it. Its functions are called at most once, in this order.
+type Logon struct {
+	User string
+	// Trust says whether a fingerprint is that of the member. Nothing is sent before.
+	Trust    func(where netip.AddrPort, fingerprint string) error
+	Password func() (string, error)
+}
+
+// logOn gets a join token from the member at target for an administrator's password.
+func (n *Node) logOn(ctx context.Context, target string) (string, error) {
+	at, member, err := n.meet(ctx, target)
+	if err != nil {
+		return "", err
+	}
+	if err := n.cfg.Logon.Trust(at, member.String()); err != nil {
+		return "", err
+	}
+	password, err := n.cfg.Logon.Password()
+	if err != nil {
+		return "", err
+	}
+	token, err := mesh.Logon(ctx, mesh.LogonConfig{
+		Key: n.key, Member: member, Name: n.name, Version: n.cfg.Version, User: n.cfg.Logon.User, Password: password, Network: n.cfg.Network,
+	}, at)
+	return string(token), logonError(at, err)
+}
+
+// logOnFirst makes a log-on the join by token that it ends in. A token of before is used first, while it is good.
+func (n *Node) logOnFirst(ctx context.Context) error {
+	if n.cfg.Logon == nil || n.cfg.Token != nil && n.cfg.Now().Before(n.cfg.Token.expires()) {
+		return nil
+	}
+	text, err := n.logOn(ctx, n.cfg.Join)
+	if err != nil {
+		return err
+	}
+	t, err := ParseJoinToken(text)
+	if err != nil {
+		return fmt.Errorf("what a log-on gives: %w", err)
+	}
+	n.cfg.Token = &t
+	return n.noteJoining()
+}
+
+// meet returns who answers first at host[:port].
+func (n *Node) meet(ctx context.Context, target string) (at netip.AddrPort, who mesh.ID, err error) {
+	addrs, err := resolve(ctx, target)
+	if err != nil {
+		return at, who, err
+	}
+	for _, at = range addrs {
+		limited, cancel := context.WithTimeout(ctx, joinTimeout)
+		who, err = mesh.Meet(limited, n.key, n.cfg.Network, at)
+		cancel()
+		if err == nil {
+			return at, who, nil
+		}
+	}
+	return at, who, unreachable(target, err)
+}
+
+func unreachable(target string, err error) error {
+	return hintf("the address is that of a running gateway's mesh, TCP port "+DefaultMesh[1:]+" unless it was given another", "no gateway answers at %s: %w", target, err)
+}
+
+// logonError adds what to do.
+func logonError(at netip.AddrPort, err error) error {
+	var refused *mesh.RefusedError
+	var other *mesh.OtherError
+	switch {
+	case errors.As(err, &refused):
+		return &HintError{Err: fmt.Errorf("log on at %s: %s", at, refused.Reason), Hint: refused.Hint}
+	case errors.As(err, &other):
+		return hintf("somebody may be in between: find out before you log on", "%w", err)
+	}
+	return err
+}

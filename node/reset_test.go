@@ -1,0 +1,119 @@
+package node
+
+import (
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// lay makes the files of a data directory.
+func lay(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func holds(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, want := range files {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if got := strings.TrimSpace(string(b)); got != want || (err != nil) != (want == "") {
+			t.Errorf("%s holds %q, want %q; %v", name, got, want, err)
+		}
+	}
+}
+
+// A gateway that begins anew keeps what it was, however often that was cut short before; and what it was comes back.
+func TestResetIsCutShort(t *testing.T) {
+	seed := strings.Repeat("ab", 32)
+	old := map[string]string{
+		"node.key": "old", "store/1": "a", "flags.json": "{}", "claim-code": "code", "restored": "then",
+	}
+	away := resetNote{Saved: "before", Seed: seed, Token: "gmt1-x"}
+	is := map[string]string{
+		"node.key": seed, "store/1": "", "flags.json": "{}", "claim-code": "", "restored": "", "joining.json": `{"token":"gmt1-x"}`,
+		"on-trial": "before", "claimed": "before", "reset.json": "",
+		"before/node.key": "old", "before/store/1": "a", "before/flags.json": "{}", "before/claim-code": "code", "before/restored": "then",
+	}
+	// What a crash may have left, each with what lies there beside or in place of the old files; "" is a file that is gone.
+	for what, change := range map[string]map[string]string{
+		"nothing":              {},
+		"the key saved":        {"before/node.key": "old"},
+		"the store moved":      {"before/node.key": "old", "before/store/1": "a", "store/1": ""},
+		"a new store was open": {"before/node.key": "old", "before/store/1": "a", "store/1": "", "store/2": "new"},
+		"files moved":          {"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": ""},
+		"all but the note": {
+			"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": "", "before/restored": "then",
+			"restored": "", "before/flags.json": "{}", "joining.json": "{}", "node.key": seed,
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			lay(t, dir, old)
+			lay(t, dir, change)
+			for name, text := range change {
+				if text == "" {
+					if err := os.Remove(filepath.Join(dir, name)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			lay(t, dir, map[string]string{resetFile: "{}"})
+			if err := finishReset(dir, away); err != nil {
+				t.Fatal(err)
+			}
+			holds(t, dir, is)
+			if _, err := os.Stat(filepath.Join(dir, "store/2")); !errors.Is(err, fs.ErrNotExist) {
+				t.Error("a store that came in between is kept")
+			}
+			if st, err := os.Stat(filepath.Join(dir, "before")); err != nil || st.Mode().Perm() != 0o700 {
+				t.Errorf("%v, %v", st.Mode(), err)
+			}
+
+			for range 2 { // the second time as after a crash
+				lay(t, dir, map[string]string{"store/3": "of a join that came to nothing", resetFile: "{}"})
+				if err := finishReset(dir, resetNote{Saved: "before", Back: true}); err != nil {
+					t.Fatal(err)
+				}
+				want := map[string]string{"joining.json": "", "on-trial": "", "claimed": "", "reset.json": "", "before/node.key": ""}
+				for name, text := range old {
+					want[name] = text
+				}
+				holds(t, dir, want)
+			}
+		})
+	}
+}
+
+func TestResetNotes(t *testing.T) {
+	for text, ok := range map[string]bool{
+		`{"saved":"before"}`: true, `{}`: false, `{"saved":"../etc"}`: false, `{"saved":"/etc"}`: false, `x`: false,
+	} {
+		dir := t.TempDir()
+		lay(t, dir, map[string]string{resetFile: text})
+		if _, due, err := readReset(dir); !due || (err == nil) != ok {
+			t.Errorf("%s: %v, %v", text, due, err)
+		}
+	}
+	dir := t.TempDir()
+	lay(t, dir, map[string]string{"node.key": "old"})
+	if err := finishReset(dir, resetNote{Saved: "before", Seed: "short"}); err == nil {
+		t.Error("without a key")
+	}
+	holds(t, dir, map[string]string{"node.key": "old"})
+	seed, key := newSeed()
+	if b, err := hex.DecodeString(seed); err != nil || string(b) != string(key.Seed()) {
+		t.Errorf("%x, %v", b, err)
+	}
+}
