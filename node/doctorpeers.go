@@ -127,7 +127,7 @@ func (n *Node) checkPublic(ctx context.Context, p *parts, asked int, had uint64)
 	c.Text = fmt.Sprintf("%s (UDP, devices) is reached by %d of %d gateways asked", public, came(), asked)
 	if came() == 0 {
 		c.Result = api.Warn
-		c.Hint = "open that UDP port, or say with `gatemesh gateway set` how devices reach it; behind some NAT only they do"
+		c.Hint = "open that UDP port, or say with `gatemesh gateway set` how devices reach it; a NAT before it may let only those outside in"
 	}
 	return c
 }
