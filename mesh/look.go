@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Sighting is somebody who announces itself on the LAN.
-type Sighting struct {
+// Announcer is somebody who announces itself on the LAN.
+type Announcer struct {
 	From   netip.AddrPort // where it listens
 	Ours   bool           // it has our cluster key; else nothing more is known of it
 	ID     ID
@@ -18,11 +18,11 @@ type Sighting struct {
 	Born    time.Time
 }
 
-// maxSightings bounds what Look returns.
-const maxSightings = 256
+// maxAnnouncers bounds what Look returns.
+const maxAnnouncers = 256
 
 // Look listens on the LAN for a while and returns who was heard, each once, our own announcements included.
-func Look(ctx context.Context, cfg FindConfig, long time.Duration) ([]Sighting, error) {
+func Look(ctx context.Context, cfg FindConfig, long time.Duration) ([]Announcer, error) {
 	f, err := cfg.open()
 	if err != nil {
 		return nil, err
@@ -30,14 +30,14 @@ func Look(ctx context.Context, cfg FindConfig, long time.Duration) ([]Sighting, 
 	defer f.conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, long)
 	defer cancel()
-	seen := map[Sighting]struct{}{}
-	var out []Sighting
-	for len(out) < maxSightings {
+	seen := map[Announcer]struct{}{}
+	var out []Announcer
+	for len(out) < maxAnnouncers {
 		b, from, err := f.conn.Receive(ctx)
 		if err != nil {
 			break // the time is over
 		}
-		s := Sighting{From: from}
+		s := Announcer{From: from}
 		if h, err := openHint(f.key, b, from.Port()); err == nil {
 			s.Ours, s.ID, s.Member = true, h.id, h.role == roleMember
 			if s.Member {

@@ -227,7 +227,7 @@ func (n *Node) checkLAN(ctx context.Context, p *parts) (all []api.Check) {
 		return []api.Check{{Name: "multicast", Result: api.Fail, Text: "the cluster key is not known"}}
 	}
 	cfg, err := n.find(keys[0], p.mesh.Addr().Port())
-	var seen []mesh.Sighting
+	var seen []mesh.Announcer
 	if err == nil {
 		seen, err = mesh.Look(ctx, cfg, lookOnLAN)
 	}

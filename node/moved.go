@@ -22,7 +22,7 @@ func (n *Node) keepPlace(ctx context.Context, p *parts) error {
 			}
 			continue
 		}
-		n.log.Info("this gateway has another address", "mesh", is)
+		n.log.Info("this gateway has another address", "mesh", is, "public", n.offers().Public)
 		was = is
 	}
 	return nil
