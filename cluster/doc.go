@@ -1,5 +1,5 @@
 // Package cluster is what the gateways agree on: a replicated store of
-// devices, gateways, settings and admissions, the table of who serves which
+// devices, gateways, settings, users and admissions, the table of who serves which
 // device, and the decisions that follow from them.
 //
 // It knows nothing of networks. Two replicas meet through four methods
@@ -73,6 +73,11 @@
 // minted, once this gateway has caught up with a peer. A disk that is sent a write of its own
 // gateway that it never made was rolled back, and spends no more of what it minted. Serving says
 // which members are within max-instances.
+//
+// # Users
+//
+// A user is an administrator. What says whether a password is his is text to the store, never told in a
+// conflict or the audit. Two passwords given apart are a conflict; a removal stands against both.
 //
 // # Forgetting deletions
 //

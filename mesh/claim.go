@@ -38,7 +38,8 @@ var ErrWrongCode = errors.New("the gateway there has another claim code")
 type Claims interface {
 	// Try returns what the code is. It counts as a try with a wrong one until Right.
 	Try(from netip.Addr) (secret [32]byte, err error)
-	// Right is told that the last code that this address tried was right. It returns what the gateway is, at most 16 KiB.
+	// Right is told that the last code that this address tried was right. It returns what the gateway is, at most
+	// 16 KiB.
 	Right(from netip.Addr) (about []byte, err error)
 	// Take accepts an offer, durably, and returns what comes of it, at most 16 KiB. secret is that of the code that was
 	// proven.
@@ -94,7 +95,8 @@ func parseOfferBody(body []byte) (offerBody, error) {
 // *RefusedError, that of decide, and those of the network wrapped. After one of the network the offer may have been
 // accepted.
 func Claim(
-	ctx context.Context, cfg ClaimConfig, addr netip.AddrPort, decide func(id ID, about []byte) (offer []byte, err error),
+	ctx context.Context, cfg ClaimConfig, addr netip.AddrPort,
+	decide func(id ID, about []byte) (offer []byte, err error),
 ) ([]byte, error) {
 	var answer []byte
 	err := converse(ctx, cfg.Key, cfg.Network, addr, protoClaim, func(w *wire, self identity) (err error) {

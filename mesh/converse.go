@@ -33,7 +33,8 @@ func Meet(ctx context.Context, key ed25519.PrivateKey, network Network, addr net
 
 // converse has talk talk to the gateway at addr over TLS, until talk returns or ctx ends.
 func converse(
-	ctx context.Context, key ed25519.PrivateKey, network Network, addr netip.AddrPort, proto string, talk func(*wire, identity) error,
+	ctx context.Context, key ed25519.PrivateKey, network Network, addr netip.AddrPort, proto string,
+	talk func(*wire, identity) error,
 ) error {
 	if network == nil {
 		network = System

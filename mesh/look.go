@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Announcer is somebody who announces itself on the LAN.
-type Announcer struct {
+// Sighting is somebody who announces itself on the LAN.
+type Sighting struct {
 	From   netip.AddrPort // where it listens
 	Ours   bool           // it has our cluster key; else nothing more is known of it
 	ID     ID
@@ -18,11 +18,11 @@ type Announcer struct {
 	Born    time.Time
 }
 
-// maxAnnouncers bounds what Look returns.
-const maxAnnouncers = 256
+// maxSightings bounds what Look returns.
+const maxSightings = 256
 
 // Look listens on the LAN for a while and returns who was heard, each once, our own announcements included.
-func Look(ctx context.Context, cfg FindConfig, long time.Duration) ([]Announcer, error) {
+func Look(ctx context.Context, cfg FindConfig, long time.Duration) ([]Sighting, error) {
 	f, err := cfg.open()
 	if err != nil {
 		return nil, err
@@ -30,14 +30,14 @@ func Look(ctx context.Context, cfg FindConfig, long time.Duration) ([]Announcer,
 	defer f.conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, long)
 	defer cancel()
-	seen := map[Announcer]struct{}{}
-	var out []Announcer
-	for len(out) < maxAnnouncers {
+	seen := map[Sighting]struct{}{}
+	var out []Sighting
+	for len(out) < maxSightings {
 		b, from, err := f.conn.Receive(ctx)
 		if err != nil {
 			break // the time is over
 		}
-		s := Announcer{From: from}
+		s := Sighting{From: from}
 		if h, err := openHint(f.key, b, from.Port()); err == nil {
 			s.Ours, s.ID, s.Member = true, h.id, h.role == roleMember
 			if s.Member {

@@ -103,7 +103,8 @@ func (n *Node) logOn(ctx context.Context, target string) (string, error) {
 		return "", err
 	}
 	token, err := mesh.Logon(ctx, mesh.LogonConfig{
-		Key: n.key, Member: member, Name: n.name, Version: n.cfg.Version, User: n.cfg.Logon.User, Password: password, Network: n.cfg.Network,
+		Key: n.key, Member: member, Name: n.name, Version: n.cfg.Version, Network: n.cfg.Network,
+		User: n.cfg.Logon.User, Password: password,
 	}, at)
 	return string(token), logonError(at, err)
 }
@@ -143,7 +144,8 @@ func (n *Node) meet(ctx context.Context, target string) (at netip.AddrPort, who 
 }
 
 func unreachable(target string, err error) error {
-	return hintf("the address is that of a running gateway's mesh, TCP port "+DefaultMesh[1:]+" unless it was given another", "no gateway answers at %s: %w", target, err)
+	return hintf("the address is that of a running gateway's mesh, TCP port "+DefaultMesh[1:]+" unless it was given another",
+		"no gateway answers at %s: %w", target, err)
 }
 
 // logonError adds what to do.

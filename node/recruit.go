@@ -84,13 +84,15 @@ func (n *Node) AddGateway(ctx context.Context, a api.GatewayAt) (out api.AddedGa
 func (n *Node) claim(ctx context.Context, a api.GatewayAt, decide func(netip.AddrPort, mesh.ID, candidacy) ([]byte, error)) ([]byte, error) {
 	code, err := ParseClaimCode(a.Code)
 	if err != nil {
-		return nil, api.Errorf(api.Invalid, "`gatemesh claim-code` at the other gateway shows it: gmc1- and six groups of four", "that is not a claim code, or was mistyped")
+		return nil, api.Errorf(api.Invalid, "`gatemesh claim-code` at the other gateway shows it: gmc1- and six groups of four",
+			"that is not a claim code, or was mistyped")
 	}
 	cfg := mesh.ClaimConfig{Key: n.key, Secret: code.secret(), Network: n.cfg.Network}
 	if a.Fingerprint != "" {
 		id, err := cluster.ParseNode(a.Fingerprint)
 		if err != nil {
-			return nil, api.Errorf(api.Invalid, "it is 32 hex digits, as `gatemesh claim-code` shows it", "%q is no fingerprint", a.Fingerprint)
+			return nil, api.Errorf(api.Invalid, "it is 32 hex digits, as `gatemesh claim-code` shows it",
+				"%q is no fingerprint", a.Fingerprint)
 		}
 		cfg.Gateway = mesh.ID(id)
 	}
@@ -182,6 +184,7 @@ func claimError(where string, err error) error {
 		return api.Errorf(api.Invalid, "look again; somebody may be in between", "%v", other)
 	}
 	return api.Errorf(api.Unavailable,
-		"the address is that of its mesh, TCP port "+DefaultMesh[1:]+" unless told otherwise; if it was cut off meanwhile, `gatemesh gateway list` shows whether it comes",
+		"the address is that of its mesh, TCP port "+DefaultMesh[1:]+" unless told otherwise; if it was cut off meanwhile, "+
+			"`gatemesh gateway list` shows whether it comes",
 		"no gateway to claim answers at %s: %v", where, err)
 }
