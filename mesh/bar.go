@@ -16,9 +16,9 @@ var (
 
 // Bar ends for good, as long as this Mesh lives, what there is with the given
 // members, which Config.Admit refuses from now on: the links to them, with that
-// word as the last, what serf says of them, and that they are dialled. They go
-// Down. Nothing of what they have sent, and is not taken in yet, is. Bar
-// does not block and may be called before Run.
+// word as the last, what serf says of them, and that they are dialled. They have
+// Left, also those that were Down. Nothing of what they have sent, and is not
+// taken in yet, is. Bar does not block and may be called before Run.
 func (m *Mesh) Bar(ids ...ID) {
 	for _, id := range ids {
 		m.mu.Lock()
@@ -29,7 +29,10 @@ func (m *Mesh) Bar(ids ...ID) {
 		m.barred[id] = struct{}{}
 		var l *link
 		if p := m.peers[id]; p != nil {
-			l = m.fall(p, Down)
+			if !p.up {
+				m.note(Left, p)
+			}
+			l = m.fall(p, Left)
 			delete(m.peers, id)
 		}
 		m.mu.Unlock()

@@ -1,6 +1,7 @@
 package mesh_test
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"sync"
@@ -54,8 +55,8 @@ func TestBar(t *testing.T) {
 		time.Sleep(time.Second) // the links are up, and what is said over them is not for an evicted one
 		a.mesh.Bar(c.id())
 		b.mesh.Bar(c.id())
-		within(t, time.Second, "both told that it is down", func() bool {
-			return a.count(mesh.Down, c, began) == 1 && b.count(mesh.Down, c, began) == 1
+		within(t, time.Second, "both told that it left", func() bool {
+			return a.count(mesh.Left, c, began) == 1 && b.count(mesh.Left, c, began) == 1
 		})
 		within(t, time.Second, "it is told why", func() bool {
 			return c.count(mesh.Shunned, a, began) > 0 && c.count(mesh.Shunned, b, began) > 0
@@ -85,6 +86,32 @@ func TestBar(t *testing.T) {
 			t.Errorf("it was sent %d entries", n)
 		}
 		closeAll(a, b, c)
+	})
+}
+
+// A call of an evicted member is not answered, though its link is up still.
+func TestEvictedIsNotAnswered(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		net := meshtest.NewNetwork(1)
+		known := &roll{evicted: map[mesh.ID]bool{}}
+		admit := func(c *mesh.Config) { c.Admit = known.admit }
+		a, b := build(t, net, "a", 1, admit), build(t, net, "b", 2)
+		for _, g := range []*gateway{a, b} {
+			g.mesh.Handle("ask", func(context.Context, mesh.ID, []byte) ([]byte, error) { return []byte("secret"), nil })
+			g.launch()
+		}
+		b.mesh.Connect(addrs(a))
+		within(t, 3*time.Second, "meshed", func() bool { return meshed(a, b) })
+		if _, err := b.mesh.Call(t.Context(), a.id(), "ask", nil); err != nil {
+			t.Error(err)
+		}
+		known.evict(b.id())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if answer, err := b.mesh.Call(ctx, a.id(), "ask", nil); err == nil {
+			t.Errorf("told %q", answer)
+		}
+		closeAll(a, b)
 	})
 }
 

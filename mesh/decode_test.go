@@ -130,7 +130,7 @@ func FuzzMembersFrames(f *testing.F) {
 
 func FuzzOpenHint(f *testing.F) {
 	key := hintKey([32]byte{3})
-	f.Add(hint{roleMember, ID{1}, 2, 3}.seal(key, 7946))
+	f.Add(hint{roleMember, ID{1}, 2, 3, [8]byte{4}, 5}.seal(key, 7946))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := openHint(key, b, 7946)
@@ -161,7 +161,7 @@ func FuzzParseNodeName(f *testing.F) {
 }
 
 func TestLANTextRoundTrip(t *testing.T) {
-	b := hint{roleMember, ID{1}, 2, 3}.seal(hintKey([32]byte{3}), 7946)
+	b := hint{roleMember, ID{1}, 2, 3, [8]byte{4}, 5}.seal(hintKey([32]byte{3}), 7946)
 	got, ok := parseLANText(lanText(b))
 	if !ok || !bytes.Equal(got, b) || len(b) > 64 {
 		t.Errorf("%x, %v", got, ok)

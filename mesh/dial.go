@@ -123,10 +123,11 @@ func (m *Mesh) unclaim(id ID) {
 
 // hello returns ours.
 func (m *Mesh) hello(c class, nonce [16]byte) hello {
+	addr, gossip := m.place()
 	return hello{
 		Cluster: m.cfg.Cluster[:], ProtoMin: protoMin, ProtoMax: protoMax,
 		Version: m.cfg.Version, Name: m.cfg.Name, Voucher: m.cfg.Voucher,
-		Class: c, Addr: m.addr, Boot: m.boot, Link: nonce[:], States: m.names,
+		Class: c, Addr: addr, Boot: m.boot, Link: nonce[:], States: m.names, Gossip: gossip,
 	}
 }
 

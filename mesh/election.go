@@ -36,12 +36,15 @@ type hint struct {
 	id    ID
 	boot  uint64 // of the process
 	count uint32 // rises with each hint of the process
+	// Of members: the beginning of the cluster's id, and when it began, in seconds since 1970.
+	cluster [8]byte
+	born    uint32
 }
 
 const (
-	hintVersion = 1
+	hintVersion = 2
 	hintMAC     = 16
-	hintLen     = 1 + 1 + 16 + 8 + 4 + hintMAC
+	hintLen     = 1 + 1 + 16 + 8 + 4 + 8 + 4 + hintMAC
 )
 
 // hintKey derives what hints are authenticated with.
@@ -57,6 +60,8 @@ func (h hint) seal(key []byte, port uint16) []byte {
 	b = append(b, h.id[:]...)
 	b = binary.BigEndian.AppendUint64(b, h.boot)
 	b = binary.BigEndian.AppendUint32(b, h.count)
+	b = append(b, h.cluster[:]...)
+	b = binary.BigEndian.AppendUint32(b, h.born)
 	return append(b, hintSum(key, b, port)...)
 }
 
@@ -78,6 +83,7 @@ func openHint(key, b []byte, port uint16) (hint, error) {
 	return hint{
 		role: role(b[1]), id: ID(b[2:18]),
 		boot: binary.BigEndian.Uint64(b[18:]), count: binary.BigEndian.Uint32(b[26:]),
+		cluster: [8]byte(b[30:38]), born: binary.BigEndian.Uint32(b[38:]),
 	}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -25,6 +26,8 @@ const (
 type FindConfig struct {
 	Key        ed25519.PrivateKey // ours: it decides who begins
 	ClusterKey [32]byte           // whose members are looked for
+	Cluster    [16]byte           // of a member: which cluster it is in
+	Born       time.Time          // and when that began
 	Port       uint16             // on which our mesh listens, or will
 	LAN        LAN                // nil means LANSystem
 	Log        *slog.Logger       // nil means slog.Default
@@ -111,6 +114,9 @@ type finder struct {
 	boot  uint64
 	count uint32
 	log   *slog.Logger
+	// of the cluster of a member
+	cluster [16]byte
+	born    time.Time
 }
 
 type sighting struct {
@@ -142,6 +148,7 @@ func (cfg FindConfig) open() (*finder, error) {
 	return &finder{
 		conn: conn, key: hintKey(cfg.ClusterKey), port: cfg.Port,
 		id: self.id, boot: binary.BigEndian.Uint64(boot[:]), log: cfg.Log,
+		cluster: cfg.Cluster, born: cfg.Born,
 	}, nil
 }
 
@@ -149,6 +156,9 @@ func (cfg FindConfig) open() (*finder, error) {
 func (f *finder) announce(r role) error {
 	f.count++
 	h := hint{role: r, id: f.id, boot: f.boot, count: f.count}
+	if r == roleMember {
+		h.cluster, h.born = [8]byte(f.cluster[:8]), uint32(min(max(f.born.Unix(), 0), math.MaxUint32))
+	}
 	if err := f.conn.Announce(h.seal(f.key, f.port)); err != nil {
 		return fmt.Errorf("announce on the LAN: %w", err)
 	}

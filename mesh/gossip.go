@@ -63,11 +63,13 @@ func label(cluster [16]byte) string { return "gm-" + hex.EncodeToString(cluster[
 
 // gossipConfig is serf as it suits us: for membership and nothing else.
 func (m *Mesh) gossipConfig(events chan<- serf.Event) *serf.Config {
+	addr, boot := m.place()
+	m.transport.advertise = addr
 	logger := log.New(&gossipLog{log: m.log}, "", 0)
 	ml := memberlist.DefaultLANConfig()
 	ml.Transport = m.transport
 	ml.Label = label(m.cfg.Cluster)
-	ml.BindPort = int(m.addr.Port())
+	ml.BindPort = int(addr.Port())
 	ml.Keyring = m.keyring
 	ml.ProbeInterval = 500 * time.Millisecond
 	ml.ProbeTimeout = 250 * time.Millisecond
@@ -79,8 +81,8 @@ func (m *Mesh) gossipConfig(events chan<- serf.Event) *serf.Config {
 	ml.Logger = logger
 
 	c := serf.DefaultConfig()
-	c.NodeName = nodeName(m.self.id, m.boot)
-	c.Tags = map[string]string{tagName: m.cfg.Name, tagAddr: m.addr.String()}
+	c.NodeName = nodeName(m.self.id, boot)
+	c.Tags = map[string]string{tagName: m.cfg.Name, tagAddr: addr.String()}
 	c.EventCh = events
 	c.MemberlistConfig = ml
 	c.Logger = logger
@@ -124,14 +126,28 @@ func (o supersededTimeout) ReconnectTimeout(member *serf.Member, timeout time.Du
 	o.m.mu.Lock()
 	defer o.m.mu.Unlock()
 	p := o.m.peers[id]
-	if id == o.m.self.id || p != nil && (p.serf == gossipAlive || p.link != nil) && p.boot != 0 && p.boot != boot {
+	if id == o.m.self.id || p != nil && (p.serf == gossipAlive || p.link != nil) && p.gossip != 0 && p.gossip != boot {
 		return time.Minute
 	}
 	return timeout
 }
 
-// runGossip works as a node of serf until ctx ends.
+// runGossip works as a node of serf until ctx ends, as another one from when
+// our address has changed.
 func (m *Mesh) runGossip(ctx context.Context) error {
+	release := context.AfterFunc(ctx, m.transport.stop)
+	defer release()
+	for ctx.Err() == nil {
+		if err := m.gossipAsOne(ctx); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// gossipAsOne works as one node of serf until ctx ends or our address changes.
+func (m *Mesh) gossipAsOne(ctx context.Context) error {
+	m.forgetGossip()
 	// serf sends events under its locks. The buffer is for those that come
 	// after we have stopped to listen.
 	events := make(chan serf.Event, 1024)
@@ -153,13 +169,13 @@ func (m *Mesh) runGossip(ctx context.Context) error {
 				if err := s.RemoveFailedNodePrune(name); err != nil {
 					m.log.Debug("serf did not forget", "name", name, "err", err)
 				}
+			case <-m.relocated:
+				return
 			case <-ctx.Done():
 				return
 			}
 		}
 	})
-	release := context.AfterFunc(ctx, m.transport.stop)
-	defer release()
 	for {
 		select {
 		case e := <-events:
@@ -174,7 +190,17 @@ func (m *Mesh) runGossip(ctx context.Context) error {
 	if err := s.Shutdown(); err != nil {
 		return fmt.Errorf("stop serf: %w", err)
 	}
-	return ctx.Err()
+	return nil
+}
+
+// forgetGossip drops what another node of ours knew: a new one begins alone.
+func (m *Mesh) forgetGossip() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.nodes)
+	for _, p := range m.peers {
+		p.serf = gossipUnknown
+	}
 }
 
 // join makes serf exchange its state with the member at a.
@@ -191,7 +217,7 @@ func (m *Mesh) join(s *serf.Serf, a netip.AddrPort) {
 // it alive.
 func (m *Mesh) joinGossip(l *link) {
 	m.mu.Lock()
-	n := m.nodes[nodeName(l.id, l.hello.Boot)]
+	n := m.nodes[nodeName(l.id, l.hello.gossip())]
 	m.mu.Unlock()
 	if n.status == gossipAlive {
 		return
@@ -218,7 +244,7 @@ func (m *Mesh) gossipKnows(a netip.AddrPort) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.peers[m.who[a]]
-	return p != nil && p.link != nil && m.nodes[nodeName(p.id, p.boot)].status == gossipAlive
+	return p != nil && p.link != nil && m.nodes[nodeName(p.id, p.gossip)].status == gossipAlive
 }
 
 // onGossip takes in what serf says.
@@ -274,13 +300,13 @@ func (m *Mesh) learn(n gossipNode, member serf.Member) *link {
 	}
 	var l *link
 	// A link says more than serf: only its last process can leave for it.
-	if p.serf == gossipLeft && (p.link == nil || p.boot == n.boot) {
+	if p.serf == gossipLeft && (p.link == nil || p.gossip == n.boot) {
 		if l = m.fall(p, Left); l == nil {
 			p.left = true
 		}
 	}
 	p.touch(time.Now())
-	if !known && p.link == nil && !p.up {
+	if !known && p.link == nil && !p.up && !p.down {
 		delete(m.peers, n.id)
 	}
 	return l
@@ -302,7 +328,11 @@ func (m *Mesh) learnAddr(p *peer, member serf.Member) {
 	}
 	if p.link == nil {
 		p.addr = a
-		p.next = time.Time{} // it is there: dial by the rules of a new one
+		if p.down {
+			m.rouse(p, time.Now())
+		} else {
+			p.next = time.Time{} // it is there: dial by the rules of a new one
+		}
 	}
 	p.learn(a, false)
 }

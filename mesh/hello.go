@@ -27,6 +27,15 @@ type hello struct {
 	Boot     uint64         `cbor:"9,keyasint"`            // of the sender's process
 	Link     []byte         `cbor:"10,keyasint"`           // 16 bytes, drawn by the dialer; joins control and bulk
 	States   []string       `cbor:"11,keyasint,omitempty"` // by name
+	Gossip   uint64         `cbor:"12,keyasint,omitempty"` // in the sender's name in serf; 0: the same as Boot
+}
+
+// gossip returns the number in the sender's name in serf.
+func (h hello) gossip() uint64 {
+	if h.Gossip != 0 {
+		return h.Gossip
+	}
+	return h.Boot
 }
 
 func parseHello(body []byte) (hello, error) {

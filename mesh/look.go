@@ -12,6 +12,10 @@ type Sighting struct {
 	Ours   bool           // it has our cluster key; else nothing more is known of it
 	ID     ID
 	Member bool // it is in a cluster, and not about to find one
+
+	// Of a member: the beginning of its cluster's id, and when that began.
+	Cluster [8]byte
+	Born    time.Time
 }
 
 // maxSightings bounds what Look returns.
@@ -36,6 +40,9 @@ func Look(ctx context.Context, cfg FindConfig, long time.Duration) ([]Sighting, 
 		s := Sighting{From: from}
 		if h, err := openHint(f.key, b, from.Port()); err == nil {
 			s.Ours, s.ID, s.Member = true, h.id, h.role == roleMember
+			if s.Member {
+				s.Cluster, s.Born = h.cluster, time.Unix(int64(h.born), 0)
+			}
 		}
 		if _, ok := seen[s]; !ok {
 			seen[s] = struct{}{}

@@ -2,8 +2,6 @@ package mesh
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,8 +18,7 @@ import (
 type Mesh struct {
 	cfg       Config
 	self      identity
-	boot      uint64 // of this process; part of our name in serf
-	addr      netip.AddrPort
+	boot      uint64 // of this process
 	port      *port
 	transport *transport
 	log       *slog.Logger
@@ -38,11 +35,14 @@ type Mesh struct {
 	moved     chan struct{}         // buffered 1: remote data was merged
 	told      chan struct{}         // buffered 1: events are queued
 	testified chan struct{}         // buffered 1: a witness has answered
+	relocated chan struct{}         // buffered 1: serf must start anew
 
 	run   func(func())  // starts a goroutine of Run; set once by Run, called by its goroutines
 	ended chan struct{} // closed when Run has returned
 
-	mu      sync.Mutex // guards the fields below
+	mu      sync.Mutex     // guards the fields below
+	addr    netip.AddrPort // at which others reach us
+	gossip  uint64         // part of our name in serf: boot, or another one when addr has changed
 	state   runState
 	stop    context.CancelFunc // ends Run
 	leaving bool               // said goodbye: no link is made any more
@@ -75,8 +75,8 @@ func New(cfg Config) (*Mesh, error) {
 	if err != nil {
 		return nil, err
 	}
-	var boot [8]byte
-	if _, err := rand.Read(boot[:]); err != nil {
+	boot, err := newBoot()
+	if err != nil {
 		return nil, fmt.Errorf("draw boot id: %w", err)
 	}
 	p, err := openPort(cfg.Network, cfg.Listen, cfg.Log)
@@ -84,12 +84,12 @@ func New(cfg Config) (*Mesh, error) {
 		return nil, err
 	}
 	m := &Mesh{
-		cfg: cfg, self: self, boot: binary.BigEndian.Uint64(boot[:]), port: p, log: cfg.Log,
+		cfg: cfg, self: self, boot: boot, gossip: boot, port: p, log: cfg.Log,
 		names: slices.Sorted(maps.Keys(cfg.States)), handlers: map[string]Handler{},
 		merges: map[string]chan struct{}{}, leaves: make(chan chan error),
 		prunes: make(chan string, 64), barred: map[ID]struct{}{},
 		wanted: make(chan []netip.AddrPort, 16), due: make(chan struct{}, 1),
-		joins: make(chan netip.AddrPort, 64), moved: make(chan struct{}, 1), told: make(chan struct{}, 1), testified: make(chan struct{}, 1),
+		joins: make(chan netip.AddrPort, 64), moved: make(chan struct{}, 1), told: make(chan struct{}, 1), testified: make(chan struct{}, 1), relocated: make(chan struct{}, 1),
 		ended: make(chan struct{}),
 		peers: map[ID]*peer{}, nodes: map[string]gossipNode{},
 		who: map[netip.AddrPort]ID{}, dialing: map[netip.AddrPort]int{},
@@ -104,7 +104,8 @@ func New(cfg Config) (*Mesh, error) {
 	if !m.addr.IsValid() {
 		m.addr = netip.AddrPortFrom(m.advertised(), p.number())
 	}
-	m.transport = newTransport(p, m.addr)
+	m.transport = newTransport(p, m.addr, label(cfg.Cluster), m.heardFrom)
+	p.gate.familiar = m.peerAt
 	return m, nil
 }
 
@@ -113,12 +114,8 @@ func (m *Mesh) advertised() netip.Addr {
 	if bound := addrOf(m.port.tcp.Addr()).Addr(); bound.IsValid() && !bound.IsUnspecified() {
 		return bound
 	}
-	if m.cfg.Book != nil {
-		for _, a := range m.cfg.Book() {
-			if s := m.cfg.Network.Source(a.Addr()); s.IsValid() && !s.IsUnspecified() {
-				return s
-			}
-		}
+	if s, _ := m.toward(); s.IsValid() {
+		return s
 	}
 	if s := m.cfg.Network.Source(netip.Addr{}); s.IsValid() {
 		return s
@@ -126,8 +123,27 @@ func (m *Mesh) advertised() netip.Addr {
 	return netip.IPv6Loopback()
 }
 
+// toward returns our address toward the first member in the book to which
+// there is a way, and whether there are members in it at all.
+func (m *Mesh) toward() (s netip.Addr, known bool) {
+	if m.cfg.Book == nil {
+		return s, false
+	}
+	for _, a := range m.cfg.Book() {
+		known = true
+		if s := m.cfg.Network.Source(a.Addr()); s.IsValid() && !s.IsUnspecified() {
+			return s, true
+		}
+	}
+	return s, known
+}
+
 // Addr returns the address at which others reach us.
-func (m *Mesh) Addr() netip.AddrPort { return m.addr }
+// It may change while the mesh runs.
+func (m *Mesh) Addr() netip.AddrPort {
+	addr, _ := m.place()
+	return addr
+}
 
 // ID returns our own.
 func (m *Mesh) ID() ID { return m.self.id }
@@ -154,6 +170,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	g.Go(func() error { return m.pulse(inner) })
 	g.Go(func() error { return m.reach(inner) })
 	g.Go(func() error { return m.spread(inner) })
+	g.Go(func() error { return m.follow(inner) })
 	for _, name := range m.names {
 		g.Go(func() error { return m.push(inner, name) })
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,6 +23,8 @@ type Network interface {
 	// the zero Addr it returns the one by which others most likely reach this
 	// host. The result is the zero Addr if there is none.
 	Source(to netip.Addr) netip.Addr
+	// Local says whether a is an address of this host.
+	Local(a netip.Addr) bool
 }
 
 // System is the operating system's network.
@@ -59,6 +63,22 @@ func (s system) Source(to netip.Addr) netip.Addr {
 	return firstPrivate()
 }
 
+// Local looks through the interfaces.
+func (system) Local(a netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return true // not known: nothing follows
+	}
+	for _, n := range addrs {
+		if n, ok := n.(*net.IPNet); ok {
+			if ip, _ := netip.AddrFromSlice(n.IP); ip.Unmap() == a {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func routeTo(to netip.Addr) netip.Addr {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, 9)))
 	if err != nil {
@@ -73,34 +93,61 @@ func routeTo(to netip.Addr) netip.Addr {
 }
 
 // firstPrivate returns the first private address of an interface, IPv4
-// before IPv6, else loopback.
+// before IPv6, those that lead to other hosts before those within this one,
+// else a link-local one, else loopback.
 func firstPrivate() netip.Addr {
-	addrs, err := net.InterfaceAddrs()
+	cards, err := net.Interfaces()
 	if err != nil {
 		return netip.Addr{}
 	}
-	var six, loopback netip.Addr
-	for _, a := range addrs {
-		n, ok := a.(*net.IPNet)
-		if !ok {
+	var best netip.Addr
+	rank := 0
+	for _, c := range cards {
+		addrs, err := c.Addrs()
+		if err != nil || c.Flags&net.FlagUp == 0 {
 			continue
 		}
-		ip, ok := netip.AddrFromSlice(n.IP)
-		if !ok {
-			continue
-		}
-		ip = ip.Unmap()
-		switch {
-		case ip.IsPrivate() && ip.Is4():
-			return ip
-		case ip.IsPrivate() && !six.IsValid():
-			six = ip
-		case ip.IsLoopback() && (!loopback.IsValid() || ip.Is4()):
-			loopback = ip
+		for _, a := range addrs {
+			n, ok := a.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			if ip, ok := netip.AddrFromSlice(n.IP); ok {
+				if r := fitness(c.Name, c.Flags, ip.Unmap()); r > rank {
+					best, rank = ip.Unmap(), r
+				}
+			}
 		}
 	}
-	if six.IsValid() {
-		return six
+	return best
+}
+
+// inner are beginnings of names of interfaces that end in this host:
+// containers, virtual machines, tunnels.
+var inner = []string{
+	"docker", "br-", "veth", "virbr", "vmnet", "vboxnet", "cni", "podman", "lxc", "lxd", "flannel", "cali", "tun", "tap", "wg", "utun", "gatemesh",
+}
+
+// fitness says how good an address of an interface is to be reached at from
+// the LAN; 0: not at all.
+func fitness(name string, flags net.Flags, ip netip.Addr) int {
+	within := flags&net.FlagPointToPoint != 0 || slices.ContainsFunc(inner, func(s string) bool { return strings.HasPrefix(name, s) })
+	r := 0
+	switch {
+	case ip.IsLoopback():
+		within = true
+		if r = 1; ip.Is4() {
+			r = 2
+		}
+	case ip.IsLinkLocalUnicast() && ip.Is4():
+		r = 3
+	case ip.IsGlobalUnicast() && ip.Is6():
+		r = 4
+	case ip.IsGlobalUnicast():
+		r = 5
 	}
-	return loopback
+	if r > 0 && !within {
+		r += 5
+	}
+	return r
 }

@@ -19,8 +19,10 @@ type peer struct {
 	key           ed25519.PublicKey
 	name, version string
 	boot          uint64           // of the process that was linked last
+	gossip        uint64           // in its name in serf
 	addr          netip.AddrPort   // where it says that it listens
 	addrs         []netip.AddrPort // where it was or may be reached, the best first
+	listens       netip.AddrPort   // where the process that was linked last listens for certain; zero: not known
 
 	link    *link // nil: not linked
 	opening bool  // our dial got its hello and is about to become the link
@@ -40,9 +42,12 @@ type peer struct {
 	asked   time.Time   // when witnesses were asked; zero: they were not
 	replies map[ID]bool // of witnesses, by whether they hear it
 
-	dialing bool
-	backoff time.Duration
-	next    time.Time // when to dial again
+	fell     time.Time // when Down was told; counts while down
+	dials    int       // under way
+	roused   bool      // a dial is wanted beside one that is under way
+	rousedAt time.Time
+	backoff  time.Duration
+	next     time.Time // when to dial again
 }
 
 // status derives what others are told of p.
@@ -113,6 +118,18 @@ func (m *Mesh) peer(id ID) *peer {
 	return p
 }
 
+// peerAt says whether a peer that was linked once may be at a.
+func (m *Mesh) peerAt(a netip.Addr) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.peers {
+		if p.key != nil && slices.ContainsFunc(p.addrs, func(b netip.AddrPort) bool { return b.Addr() == a }) {
+			return true
+		}
+	}
+	return false
+}
+
 // install makes l the link to its peer. It says false if l must go: because
 // the existing link is to be kept, or we are leaving.
 func (m *Mesh) install(l *link) bool {
@@ -127,7 +144,7 @@ func (m *Mesh) install(l *link) bool {
 		p.opening = false
 	}
 	old := p.link
-	if old != nil && old.hello.Boot == l.hello.Boot && !prefer(l.dialer, old.dialer) {
+	if old != nil && old.hello.Boot == l.hello.Boot && !prefer(l.dialer, old.dialer) && p.fresh(now) {
 		m.mu.Unlock()
 		return false
 	}
@@ -135,9 +152,13 @@ func (m *Mesh) install(l *link) bool {
 		m.fall(p, Down)
 	}
 	p.key, p.name, p.version, p.boot = l.key, l.hello.Name, l.hello.Version, l.hello.Boot
-	p.addr = l.hello.Addr
+	p.gossip = l.hello.gossip()
+	p.addr, p.listens = l.hello.Addr, netip.AddrPort{}
 	if l.dialer == m.self.id {
 		p.learn(l.addr, true)
+		p.listens = l.addr
+	} else if l.addr.Addr() == l.hello.Addr.Addr() { // no translation of addresses, and it has not moved
+		p.listens = l.hello.Addr
 	}
 	p.learn(l.hello.Addr, false)
 	listens := netip.AddrPortFrom(l.addr.Addr(), l.hello.Addr.Port())
@@ -145,7 +166,7 @@ func (m *Mesh) install(l *link) bool {
 	if len(m.who) < maxWho { // so that it is not dialed for another, at the cost of this link
 		m.who[listens] = p.id
 	}
-	p.link, p.synced, p.left, p.down = l, false, false, false
+	p.link, p.synced, p.left, p.down, p.roused = l, false, false, false, false
 	p.heard, p.asked, p.backoff, p.next = now, time.Time{}, 0, time.Time{}
 	p.rtt = l.rtt
 	p.touch(now)
@@ -162,7 +183,7 @@ func (m *Mesh) install(l *link) bool {
 }
 
 // prefer says whether a link that was dialed by a replaces one that was
-// dialed by b. Both ends come to the same: the lower wins, and of two by the
+// dialed by b and lives: over one that is silent the peer may have given us up. Both ends come to the same: the lower wins, and of two by the
 // same dialer the newer, as it makes a second one only when it has lost the
 // first.
 func prefer(a, b ID) bool { return a.Compare(b) <= 0 }
@@ -193,9 +214,11 @@ func (m *Mesh) fall(p *peer, k EventKind) *link {
 	}
 	p.up, p.link, p.synced, p.asked = false, nil, false, time.Time{}
 	p.down, p.left = k == Down, k == Left
-	p.next = time.Now().Add(retryMax)
-	p.touch(time.Now())
+	now := time.Now()
+	p.fell, p.next = now, now.Add(beatInterval)
+	p.touch(now)
 	m.note(k, p)
+	wake(m.due)
 	return l
 }
 

@@ -4,25 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
-)
-
-// Limits of connections whose other side has not proven to be admitted.
-const (
-	maxStrangers      = 256 // in all
-	maxStrangersPerIP = 32  // from one address, or one IPv6 /64
-	peekTimeout       = 5 * time.Second
-	gossipStreamLimit = 4 << 20 // bytes read from one stream of memberlist
 )
 
 // tlsHandshake is the first byte of a TLS connection: the content type of a
 // handshake record (RFC 8446 section 5.1). memberlist's streams begin with
-// its message type, 0 to 13, or 244 for a label.
+// [hasLabel].
 const tlsHandshake = 0x16
 
 // PortError says that the mesh could not listen.
@@ -94,7 +84,7 @@ func ignoreClosed(err error) error {
 
 // accept takes connections until the port is closed or ctx ends, and hands
 // each of them to serve in a goroutine that spawn starts. What comes beyond
-// the limits is closed at once.
+// the limits is closed at once, it or another stranger.
 func (p *port) accept(ctx context.Context, spawn func(func()), serve func(*stranger)) error {
 	for {
 		conn, err := p.tcp.Accept()
@@ -111,123 +101,16 @@ func (p *port) accept(ctx context.Context, spawn func(func()), serve func(*stran
 			}
 			continue
 		}
-		from := addrOf(conn.RemoteAddr())
-		if !p.gate.enter(from.Addr()) {
+		s := &stranger{Conn: conn, from: addrOf(conn.RemoteAddr()), gate: &p.gate}
+		entered, out := p.gate.enter(s)
+		if out != nil {
+			out.Close()
+		}
+		if !entered {
 			conn.Close()
 			continue
 		}
-		s := &stranger{Conn: conn, from: from, gate: &p.gate}
 		spawn(func() { serve(s) })
-	}
-}
-
-// stranger is an accepted connection of which nothing is known yet. It holds
-// a place in the gate until it is closed or known.
-type stranger struct {
-	net.Conn
-	from  netip.AddrPort
-	gate  *gate
-	left  sync.Once
-	first []byte // peeked
-	quota int64  // bytes that may still be read; 0: no limit, below: none left
-}
-
-// peek returns the first byte, which will be read again.
-func (s *stranger) peek() (byte, error) {
-	if err := s.SetReadDeadline(time.Now().Add(peekTimeout)); err != nil {
-		return 0, err
-	}
-	var b [1]byte
-	if _, err := io.ReadFull(s.Conn, b[:]); err != nil {
-		return 0, err
-	}
-	s.first = b[:]
-	return b[0], s.SetReadDeadline(time.Time{})
-}
-
-// limit lets n more bytes be read.
-func (s *stranger) limit(n int64) { s.quota = n }
-
-// Read reads what was peeked, then from the connection. One goroutine calls
-// it.
-func (s *stranger) Read(b []byte) (int, error) {
-	if len(s.first) > 0 && len(b) > 0 {
-		n := copy(b, s.first)
-		s.first = s.first[n:]
-		return n, nil
-	}
-	if s.quota < 0 {
-		return 0, errors.New("stream is too long")
-	}
-	n, err := s.Conn.Read(b)
-	if s.quota > 0 {
-		if s.quota -= int64(n); s.quota <= 0 {
-			s.quota = -1
-		}
-	}
-	return n, err
-}
-
-// known gives back the place in the gate. The connection stays.
-func (s *stranger) known() { s.left.Do(func() { s.gate.leave(s.from.Addr()) }) }
-
-// Close closes the connection and gives back the place in the gate.
-func (s *stranger) Close() error {
-	s.known()
-	return s.Conn.Close()
-}
-
-// CloseWrite ends our direction, where the network can do that.
-func (s *stranger) CloseWrite() error {
-	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
-
-// gate counts strangers.
-type gate struct {
-	mu    sync.Mutex // guards the fields below
-	count int
-	from  map[netip.Prefix]int
-}
-
-// source is what an address counts as: a host, or an IPv6 network, in which
-// one host may have any address.
-func source(a netip.Addr) netip.Prefix {
-	a = a.Unmap().WithZone("")
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits) // the zero Addr gives the zero Prefix, a source like any other
-	return p
-}
-
-// enter takes a place for a connection from a and says whether there was one.
-func (g *gate) enter(a netip.Addr) bool {
-	p := source(a)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.count >= maxStrangers || g.from[p] >= maxStrangersPerIP {
-		return false
-	}
-	if g.from == nil {
-		g.from = map[netip.Prefix]int{}
-	}
-	g.count++
-	g.from[p]++
-	return true
-}
-
-// leave gives a place back.
-func (g *gate) leave(a netip.Addr) {
-	p := source(a)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.count--
-	if g.from[p]--; g.from[p] <= 0 {
-		delete(g.from, p)
 	}
 }
 

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	mrand "math/rand/v2"
 	"net/netip"
 	"slices"
@@ -13,7 +14,10 @@ const (
 	probeTimeout = 250 * time.Millisecond // of TCP, when a link broke
 	retryMin     = 500 * time.Millisecond // of a peer that should be there
 	retryMax     = 5 * time.Second
-	higherWaits  = time.Second // so that the lower ID dials first
+	addrStagger  = 100 * time.Millisecond // between the addresses of one peer
+	rouseWithin  = 100 * time.Millisecond // so that not all are dialed in the same moment
+	rouseAgain   = time.Second            // of one peer
+	higherWaits  = time.Second            // so that the lower ID dials first
 	rejoinMin    = 2 * time.Second
 	rejoinMax    = 5 * time.Second
 	maxDials     = 32
@@ -75,7 +79,7 @@ func (m *Mesh) tryPeers(ctx context.Context, now time.Time) time.Time {
 	var due []*peer
 	m.mu.Lock()
 	for _, p := range m.peers {
-		if p.link != nil || p.left || p.dialing || m.leaving || !p.up && p.serf != gossipAlive || len(p.addrs) == 0 {
+		if m.leaving || !p.missing() || p.dials > 0 && (!p.roused || p.dials > 1) {
 			continue
 		}
 		if p.next.IsZero() {
@@ -90,7 +94,8 @@ func (m *Mesh) tryPeers(ctx context.Context, now time.Time) time.Time {
 			}
 			continue
 		}
-		p.dialing = true
+		p.dials++
+		p.roused = false
 		due = append(due, p)
 	}
 	m.mu.Unlock()
@@ -100,37 +105,109 @@ func (m *Mesh) tryPeers(ctx context.Context, now time.Time) time.Time {
 	return next
 }
 
-// reachPeer dials the addresses of p one after the other. If p was up, the
-// first attempt is the probe of a link that broke.
-func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
-	m.mu.Lock()
-	addrs, own, probe := slices.Clone(p.addrs), p.addr, p.up
-	m.mu.Unlock()
-	timeout := dialTimeout
-	if probe {
-		timeout = probeTimeout
+// missing says whether p should be linked and is not. One that has fallen is
+// missed for ever. m.mu is held.
+func (p *peer) missing() bool {
+	return p.link == nil && !p.left && len(p.addrs) > 0 && (p.up || p.down || p.serf == gossipAlive)
+}
+
+// patience says how long TCP may take to a peer that was given up so long ago,
+// and the mean pause until it is dialed again. A split that heals soon must not
+// leave time for both sides to act on their verdicts.
+func patience(absent, rtt time.Duration) (timeout, pause time.Duration) {
+	switch {
+	case absent < 30*time.Second:
+		return max(2*probeTimeout, missRTTs*rtt), 150 * time.Millisecond
+	case absent < time.Hour:
+		return dialTimeout, 750 * time.Millisecond
+	case absent < 24*time.Hour:
+		return dialTimeout, 1500 * time.Millisecond
 	}
-	for _, a := range addrs {
-		id, err := m.dialLink(ctx, a, timeout)
-		if err == nil && id == p.id || ctx.Err() != nil {
+	return dialTimeout, retryMax
+}
+
+// reachPeer dials the addresses of p, each a moment after the one before, and
+// returns when p answers or none does. If p was up, it is the probe of a link
+// that broke.
+func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
+	now := time.Now()
+	m.mu.Lock()
+	addrs, listens, probe := slices.Clone(p.addrs), p.listens, p.up
+	timeout, pause := dialTimeout, time.Duration(0)
+	switch {
+	case probe:
+		timeout = probeTimeout
+	case p.down:
+		timeout, pause = patience(now.Sub(p.fell), p.rtt)
+	}
+	m.mu.Unlock()
+	type result struct {
+		addr netip.AddrPort
+		id   ID
+		err  error
+	}
+	results := make(chan result, len(addrs))
+	staggered, reached := context.WithCancel(ctx)
+	for i, a := range addrs {
+		m.run(func() {
+			if err := sleep(staggered, time.Duration(i)*addrStagger); err != nil {
+				results <- result{a, ID{}, err}
+				return
+			}
+			id, err := m.dialLink(ctx, a, timeout)
+			results <- result{a, id, err}
+		})
+	}
+	for range addrs {
+		r := <-results
+		if r.err == nil && r.id == p.id {
 			break
 		}
-		if probe && refused(err) && (a == own || a == addrs[0]) {
+		var no *RefusedError
+		if errors.As(r.err, &no) { // it is there, and will not change its mind soon
+			pause = retryMax
+		}
+		if probe && refused(r.err) && r.addr == listens {
 			m.condemn(p.id, nil, Down, "its host refuses")
 			break
 		}
-		timeout = dialTimeout
 	}
+	reached()
 	m.mu.Lock()
-	p.dialing = false
-	if p.link == nil {
-		p.backoff = min(max(2*p.backoff, retryMin), retryMax)
-		if next := time.Now().Add(p.backoff/2 + mrand.N(p.backoff)); next.After(p.next) {
+	p.dials--
+	if p.link == nil && !p.roused {
+		if pause == 0 {
+			p.backoff = min(max(2*p.backoff, retryMin), retryMax)
+			pause = p.backoff
+		}
+		if next := time.Now().Add(pause/2 + mrand.N(pause)); next.After(p.next) {
 			p.next = next
 		}
 	}
 	m.mu.Unlock()
 	wake(m.due)
+}
+
+// rouse has p dialed soon, though a dial is under way: there is a sign of its
+// life. m.mu is held.
+func (m *Mesh) rouse(p *peer, now time.Time) {
+	if !p.down || !p.missing() || now.Sub(p.rousedAt) < rouseAgain {
+		return
+	}
+	p.roused, p.rousedAt, p.next = true, now, now.Add(mrand.N(rouseWithin))
+	if m.self.id.Compare(p.id) > 0 {
+		p.next = p.next.Add(rouseWithin)
+	}
+	wake(m.due)
+}
+
+// heardFrom is told that a datagram came from a, which proves nothing.
+func (m *Mesh) heardFrom(a netip.AddrPort) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.peers[m.who[a]]; p != nil {
+		m.rouse(p, time.Now())
+	}
 }
 
 // tryAbsent dials one random address at which nobody is linked; all of them

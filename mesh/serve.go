@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // serve finds out what an accepted connection is, and works on it.
@@ -14,10 +15,15 @@ func (m *Mesh) serve(ctx context.Context, s *stranger) {
 		s.Close()
 		return
 	}
-	if first != tlsHandshake {
+	if first == hasLabel {
 		m.transport.take(s)
 		return
 	}
+	if first != tlsHandshake || !m.port.gate.pace(ctx, s) {
+		s.Close()
+		return
+	}
+	s.limit(helloBytes)
 	w, err := m.self.handshake(ctx, s, false, protoLink, protoJoin, protoClaim, protoLogon)
 	if err != nil {
 		m.log.Debug("connection refused", "from", s.from, "err", err)
@@ -99,7 +105,7 @@ func (m *Mesh) examineDialer(w *wire, theirs hello) reason {
 	m.mu.Lock()
 	leaving := m.leaving
 	var l *link
-	if p := m.peers[id]; p != nil {
+	if p := m.peers[id]; p != nil && p.fresh(time.Now()) {
 		l = p.link
 	}
 	m.mu.Unlock()

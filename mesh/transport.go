@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,8 @@ import (
 type transport struct {
 	port      *port
 	advertise netip.AddrPort
+	label     []byte               // every packet and stream of the cluster begins with it
+	heard     func(netip.AddrPort) // is told where datagrams come from; must not block
 	packets   chan *memberlist.Packet
 	streams   chan net.Conn
 	ctx       context.Context // of what memberlist dials
@@ -28,9 +31,14 @@ var _ memberlist.Transport = (*transport)(nil)
 // its encryption).
 const maxPacket = 2048
 
-func newTransport(p *port, advertise netip.AddrPort) *transport {
+// hasLabel is the first byte of memberlist's label header (its net.go:
+// hasLabelMsg); the label's length and the label follow.
+const hasLabel = 244
+
+func newTransport(p *port, advertise netip.AddrPort, label string, heard func(netip.AddrPort)) *transport {
 	t := &transport{
-		port: p, advertise: advertise,
+		port: p, advertise: advertise, heard: heard,
+		label:   append([]byte{hasLabel, byte(len(label))}, label...),
 		packets: make(chan *memberlist.Packet, 256),
 		streams: make(chan net.Conn, 64),
 	}
@@ -56,9 +64,10 @@ func (t *transport) receive(ctx context.Context) error {
 			}
 			continue
 		}
-		if n == 0 || n == len(buf) {
-			continue
+		if n == len(buf) || !bytes.HasPrefix(buf[:n], t.label) {
+			continue // too long, or not of our cluster
 		}
+		t.heard(addrOf(from))
 		p := &memberlist.Packet{Buf: append([]byte(nil), buf[:n]...), From: from, Timestamp: time.Now()}
 		select {
 		case t.packets <- p:
@@ -69,7 +78,7 @@ func (t *transport) receive(ctx context.Context) error {
 
 // take hands memberlist a stream, which it closes.
 func (t *transport) take(s *stranger) {
-	s.limit(gossipStreamLimit)
+	s.limitGossip()
 	select {
 	case t.streams <- s:
 	default:

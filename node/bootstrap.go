@@ -70,7 +70,9 @@ func (n *Node) arrive(ctx context.Context) (a arrival, err error) {
 	}
 	switch {
 	case n.cfg.Join != "" || n.cfg.Token != nil:
-		a.seeds, err = n.joinAt(ctx)
+		trial, stop := n.trial(ctx)
+		a.seeds, err = n.joinAt(trial)
+		stop()
 	case n.cfg.Key != nil:
 		a.seeds, err = n.joinOnLAN(ctx)
 	}

@@ -151,7 +151,7 @@ func (c *claimable) about() (candidacy, error) {
 	n, p := c.n, c.p
 	admitted, err := n.store.Admissions()
 	out := candidacy{
-		Name: n.name, Version: n.cfg.Version, Cluster: p.facts.cluster[:], Devices: n.store.CountDevices(),
+		Name: n.offers().Name, Version: n.cfg.Version, Cluster: p.facts.cluster[:], Devices: n.store.CountDevices(),
 		Gateways: len(admitted), Key: c.next.Public().(ed25519.PublicKey),
 	}
 	for _, m := range p.mesh.Members() {

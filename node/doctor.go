@@ -57,7 +57,8 @@ func (n *Node) Doctor(ctx context.Context) ([]api.Check, error) {
 	}
 	all := []api.Check{n.checkDirectory(), n.checkRoom(), n.checkPath(p)}
 	all = append(all, n.checkGateways(p)...)
-	all = append(all, n.checkReach(ctx, p), n.checkSkew(p), n.checkVersions(), n.checkReplicas(p))
+	all = append(all, n.checkReach(ctx, p)...)
+	all = append(all, n.checkSkew(p), n.checkVersions(), n.checkReplicas(p))
 	all = append(all, n.checkLAN(ctx, p)...)
 	return append(all, n.checkHost(ctx, p.plane == DataplaneTUN, p.mesh.Addr().Addr())...), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -15,11 +16,16 @@ import (
 )
 
 // kindReach asks a peer whether it can make a connection to our mesh port: the address. The answer is empty, or why not.
+// It also sends probes to our public address.
 const kindReach = "reach"
+
+// probes is how many datagrams a peer sends to the public address. They are of no known type: the engine counts those.
+const probes = 3
 
 const (
 	reachTimeout  = 2 * time.Second
 	maxReachAsked = 8
+	probeWait     = 500 * time.Millisecond
 	clockWarn     = time.Second
 	clockFail     = time.Minute
 	lookOnLAN     = 1500 * time.Millisecond
@@ -71,7 +77,8 @@ func (n *Node) checkGateways(p *parts) (all []api.Check) {
 }
 
 // checkReach asks the peers whether they can call us.
-func (n *Node) checkReach(ctx context.Context, p *parts) api.Check {
+func (n *Node) checkReach(ctx context.Context, p *parts) []api.Check {
+	had := p.vpn.Stats().Malformed
 	c := api.Check{Name: "reachable", Result: api.OK}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout+reachTimeout)
 	defer cancel()
@@ -103,7 +110,42 @@ func (n *Node) checkReach(ctx context.Context, p *parts) api.Check {
 			c.Result = api.Fail
 		}
 	}
+	return []api.Check{c, n.checkPublic(ctx, p, asked, had)}
+}
+
+// checkPublic says whether probes of the peers, which were asked for before, came through to the port of devices. had is
+// how many odd datagrams had come before that.
+func (n *Node) checkPublic(ctx context.Context, p *parts, asked int, had uint64) api.Check {
+	public := n.offers().Public
+	c := api.Check{Name: "public", Result: api.OK, Text: "there is no other gateway to probe " + public}
+	if asked == 0 || n.cfg.Bind != nil {
+		return c
+	}
+	came := func() int { return int(min(p.vpn.Stats().Malformed-had, uint64(asked*probes))) / probes } //nolint:gosec // few
+	for end := time.Now().Add(probeWait); came() < asked && time.Now().Before(end) && sleep(ctx, askAgain) == nil; {
+	}
+	c.Text = fmt.Sprintf("%s (UDP, devices) is reached by %d of %d gateways asked", public, came(), asked)
+	if came() == 0 {
+		c.Result = api.Warn
+		c.Hint = "open that UDP port, or say with `gatemesh gateway set` how devices reach it; a NAT before it may let only those outside in"
+	}
 	return c
+}
+
+// probe sends datagrams to the public address of a gateway. That they arrive is not known here.
+func (n *Node) probe(ctx context.Context, public string) {
+	if public == "" || n.cfg.Bind != nil {
+		return
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "udp", public)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	for range probes {
+		_, _ = c.Write([]byte{0}) // it is missed there
+	}
 }
 
 // onReach tries to connect to the asker, at an address of the host that its link comes from or that its entry names:
@@ -118,9 +160,8 @@ func (n *Node) onReach(ctx context.Context, from mesh.ID, payload []byte) ([]byt
 		return nil, errors.New("not an address")
 	}
 	known := slices.ContainsFunc(p.mesh.Members(), func(m mesh.Member) bool { return m.ID == from && m.Addr == at })
-	if g, err := n.store.Gateway(cluster.Node(from)); err == nil {
-		known = known || slices.Contains(g.Mesh, at)
-	}
+	g, err := n.store.Gateway(cluster.Node(from))
+	known = known || err == nil && slices.Contains(g.Mesh, at)
 	if !known {
 		return nil, errors.New("not an address of the asker")
 	}
@@ -130,6 +171,7 @@ func (n *Node) onReach(ctx context.Context, from mesh.ID, payload []byte) ([]byt
 	}
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
+	n.probe(ctx, g.Public)
 	c, err := network.Dial(ctx, at)
 	if err != nil {
 		return []byte(rootCause(err).Error()), nil

@@ -10,6 +10,7 @@ import (
 
 	"gatemesh/cluster"
 	"gatemesh/mesh"
+	"gatemesh/node/api"
 )
 
 // The gossip key and the cluster key may be replaced while the cluster runs. What holds is in the store; each gateway
@@ -171,6 +172,7 @@ func (n *Node) turnOnce(ctx context.Context, p *parts, late bool) error {
 		held[kind] = h
 		if r.Held[n.self][kind].Uses != h.Uses && h.Uses != t.Hold[len(t.Hold)-1].ID {
 			n.log.Info("key in use", "kind", kind, "key", h.Uses)
+			n.tell(api.Event{Kind: api.EventRotated, GatewayID: n.self.String(), Text: fmt.Sprintf("uses %s key %s", kind, h.Uses)})
 		}
 	}
 	poke(p.hints)
@@ -182,6 +184,7 @@ func (n *Node) turnOnce(ctx context.Context, p *parts, late bool) error {
 	}
 	for _, k := range remove {
 		n.log.Info("key removed", "kind", k.Kind, "key", k.ID)
+		n.tell(api.Event{Kind: api.EventRotated, GatewayID: n.self.String(), Text: fmt.Sprintf("removed %s key %s", k.Kind, k.ID)})
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func (n *Node) KeyRing(context.Context) (api.KeyRing, error) {
 		return api.KeyRing{}, err
 	}
 	present := n.present(p)
-	out := api.KeyRing{Gateway: n.name, Keys: []api.Key{}, Status: []api.KeyStatus{}}
+	out := api.KeyRing{Gateway: n.offers().Name, Keys: []api.Key{}, Status: []api.KeyStatus{}}
 	for _, kind := range cluster.KeyKinds {
 		t := cluster.NextTurn(&r, kind, n.self, members, func(m cluster.Node) bool { return present[m] })
 		s := api.KeyStatus{Kind: string(kind), Turning: len(t.Hold) > 1, Waits: []api.KeyWait{}}

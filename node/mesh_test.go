@@ -185,8 +185,21 @@ func TestBlink(t *testing.T) {
 		for _, g := range all {
 			g.Return()
 		}
+		back := time.Now()
+		linked := make(chan time.Duration)
+		go func() {
+			for !a.Ready(3) || !b.Ready(3) || !c.Ready(3) {
+				time.Sleep(10 * time.Millisecond)
+			}
+			linked <- time.Since(back)
+		}()
 		if longest := silence(devices, 30*time.Second); longest > time.Second {
 			t.Errorf("a device was silent for %v after the networks were back", longest)
+		}
+		took := <-linked
+		t.Logf("all links %v after the networks were back", took)
+		if took > time.Second {
+			t.Errorf("the links took %v: devices are called by who has not heard of others yet", took)
 		}
 		w.WaitReady(time.Second, all...)
 		agree(t, devices, all...)

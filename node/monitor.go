@@ -176,7 +176,14 @@ func (n *Node) completeEvent(e *api.Event) (ok bool) {
 		}
 		a, admitted, err := n.store.Admitted(id)
 		e.Gateway = cmp.Or(e.Gateway, a.Name)
-		return err == nil && admitted
+		if err != nil || admitted {
+			return err == nil
+		}
+		e.Kind = api.EventReset
+		if v, evicted, err := n.store.Evicted(id); err == nil && evicted {
+			e.Kind, e.Gateway = api.EventEvicted, cmp.Or(e.Gateway, v.Name)
+		}
+		return true
 	case api.EventChanged:
 		e.Text = fmt.Sprintf("%s, public %s, capacity %d, version %s", roleOf(g.Standby), cmp.Or(g.Public, "none"), g.Capacity, cmp.Or(g.Version, "unknown"))
 		return !g.Node.IsZero()

@@ -78,6 +78,7 @@ type parts struct {
 
 	lags      *lags
 	alarms    alarms
+	twins     twins
 	repairing sync.Mutex // held by the one exchange of cells that should be equal
 
 	departing atomic.Bool // the process ends: no device is recalled
@@ -378,6 +379,8 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return n.trimAudit(ctx) })
 	g.Go(func() error { return n.trimTokens(ctx) })
 	g.Go(func() error { return n.announce(ctx, p) })
+	g.Go(func() error { return n.keepPlace(ctx, p) })
+	g.Go(func() error { return n.watchTwins(ctx, p) })
 	g.Go(func() error { return n.turnKeys(ctx, p) })
 	g.Go(func() error { return n.heedExile(ctx, p) })
 	g.Go(func() error { return n.runNext(ctx) })
@@ -439,6 +442,7 @@ func (n *Node) announce(ctx context.Context, p *parts) error {
 func (n *Node) announceUnder(ctx context.Context, p *parts, key ClusterKey) {
 	cfg, err := n.find(key, p.mesh.Addr().Port())
 	if err == nil {
+		cfg.Cluster, cfg.Born = p.facts.cluster, n.born()
 		err = mesh.Announce(ctx, cfg)
 	}
 	if err != nil && ctx.Err() == nil {

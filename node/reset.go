@@ -35,6 +35,9 @@ type resetNote struct {
 	Seed string `json:"seed,omitempty"`
 	// Token is a join token. If it comes to nothing, what was saved is put back. "": none, the gateway begins anew.
 	Token string `json:"token,omitempty"`
+	// Key and Join are a cluster key and a member's address, in place of a token.
+	Key  string `json:"key,omitempty"`
+	Join string `json:"join,omitempty"`
 	// Back says that what was saved is put back now.
 	Back bool `json:"back,omitempty"`
 }
@@ -123,8 +126,8 @@ func (r resetNote) away(dir, saved string) error {
 	if err := errors.Join(syncDir(saved), syncDir(dir)); err != nil {
 		return err
 	}
-	if r.Token != "" {
-		b, err := json.Marshal(joining{Token: r.Token})
+	if r.Token != "" || r.Join != "" {
+		b, err := json.Marshal(joining{Token: r.Token, Key: r.Key, Join: r.Join})
 		if err == nil {
 			err = errors.Join(WriteFile(filepath.Join(dir, joiningFile), b), WriteFile(filepath.Join(dir, onTrialFile), []byte(r.Saved+"\n")),
 				WriteFile(filepath.Join(dir, claimedFile), []byte(r.Saved+"\n")))

@@ -36,7 +36,7 @@ func (n *Node) Status(context.Context) (api.Status, error) {
 		Cluster: clusterName(p.facts.cluster), Gateway: n.offers().Name, ID: n.self.String(), Ready: p.ready.Load(), NotReady: n.notReady(p), Gateways: 1,
 		Devices: n.store.CountDevices(), Sessions: p.vpn.Count(), Dataplane: p.plane,
 		PublicKey: cluster.KeyString(p.pub), Pool: p.facts.pool.String(), Version: n.cfg.Version,
-		AuthFailures: p.vpn.Stats().Forged, Disk: n.disk(),
+		AuthFailures: p.vpn.Stats().Forged, Disk: n.disk(), Twins: n.twinsSeen(p),
 		Role: roleOf(n.offers().Standby), Protocol: protocolText(), Format: cluster.Format, Older: []string{},
 	}
 	older, err := n.store.Older(cluster.Format)

@@ -169,7 +169,7 @@ func (n *Node) places(p *parts, told []string) []joinPlace {
 	}
 	own := p.mesh.Addr()
 	add(n.self, own.String())
-	if host, _, err := net.SplitHostPort(n.publicAddress(p)); err == nil && host != own.Addr().String() && len(host) < maxPlaceAddr-8 {
+	if host, _, err := net.SplitHostPort(n.offers().Public); err == nil && host != own.Addr().String() && len(host) < maxPlaceAddr-8 {
 		add(n.self, net.JoinHostPort(host, strconv.Itoa(int(own.Port()))))
 	}
 	others := 0

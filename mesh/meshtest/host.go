@@ -27,10 +27,17 @@ type Host struct {
 var _ mesh.Network = (*Host)(nil)
 
 // Addr returns the host's address.
-func (h *Host) Addr() netip.Addr { return h.addr }
+func (h *Host) Addr() netip.Addr {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	return h.addr
+}
 
 // Source implements [mesh.Network].
-func (h *Host) Source(netip.Addr) netip.Addr { return h.addr }
+func (h *Host) Source(netip.Addr) netip.Addr { return h.Addr() }
+
+// Local implements [mesh.Network].
+func (h *Host) Local(a netip.Addr) bool { return h.Addr() == a }
 
 // Listen implements [mesh.Network].
 func (h *Host) Listen(addr string) (net.Listener, error) {
@@ -99,26 +106,27 @@ func (h *Host) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
-	n := h.net
+	n, own := h.net, h.Addr()
 	// The connection is made where the first segment arrives.
-	if err := n.travel(ctx, h.addr, to.Addr()); err != nil {
+	if err := n.travel(ctx, own, to.Addr()); err != nil {
 		return fail(err)
 	}
 	n.mu.Lock()
 	var c *conn
 	refused := false
-	if other := n.hosts[to.Addr()]; h.dead {
+	if other := n.hosts[to.Addr()]; h.dead || h.addr != own {
 		n.mu.Unlock()
 		return fail(net.ErrClosed)
 	} else if l := other.listener(to.Port()); l == nil || len(l.queue) == cap(l.queue) {
 		refused = true
 	} else {
 		var theirs *conn
-		c, theirs = n.connect(h, netip.AddrPortFrom(h.addr, h.next()), other, to)
+		c, theirs = n.connect(h, netip.AddrPortFrom(own, h.next()), other, to)
+		n.dials++
 		l.queue <- theirs // there is room, and nobody else sends without n.mu
 	}
 	n.mu.Unlock()
-	if err := n.travel(ctx, to.Addr(), h.addr); err != nil {
+	if err := n.travel(ctx, to.Addr(), own); err != nil {
 		if c != nil {
 			c.Close()
 		}

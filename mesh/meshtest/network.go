@@ -21,6 +21,7 @@ type Network struct {
 	gone    map[netip.Addr]bool // vanished
 	pipes   map[*pipe]bool
 	lan     lan
+	dials   int // that reached a listener
 }
 
 type direction struct{ from, to netip.Addr }
@@ -47,6 +48,13 @@ func (n *Network) Loss(p float64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.loss = p
+}
+
+// Dials returns how many connections were made so far.
+func (n *Network) Dials() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials
 }
 
 // Host starts a host at addr: one process's view of the network. A host that
@@ -100,6 +108,23 @@ func (n *Network) Kill(addr netip.Addr) {
 	defer n.mu.Unlock()
 	if h := n.hosts[addr]; h != nil {
 		n.kill(h)
+	}
+}
+
+// Move gives a host another address, which nobody has. Its process lives on;
+// what it listens on listens there, and its connections are dead, of which
+// neither side is told.
+func (n *Network) Move(from, to netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h := n.hosts[from]
+	if h == nil || n.hosts[to] != nil {
+		panic(fmt.Sprintf("move %v to %v", from, to))
+	}
+	delete(n.hosts, from)
+	n.hosts[to], h.addr = h, to
+	for p := range n.pipes {
+		p.stale = p.stale || p.from == h || p.to == h
 	}
 }
 

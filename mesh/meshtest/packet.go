@@ -101,7 +101,7 @@ func (p *packets) close() {
 
 // LocalAddr implements [net.PacketConn].
 func (p *packets) LocalAddr() net.Addr {
-	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.host.addr, p.port))
+	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.host.Addr(), p.port))
 }
 
 // SetDeadline implements [net.PacketConn].

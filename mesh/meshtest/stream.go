@@ -18,6 +18,7 @@ type pipe struct {
 	segments []segment
 	size     int  // of all segments
 	shut     bool // the writer wrote its last
+	stale    bool // an end has moved: nothing passes any more
 	lastAt   time.Time
 	reader   error // why reads fail; nil: they do not
 	writer   error // why writes fail
@@ -110,7 +111,7 @@ func (c *conn) Read(b []byte) (int, error) {
 			return 0, err
 		}
 		var wait time.Duration = -1
-		if len(p.segments) > 0 && c.net.passes(p.from.addr, p.to.addr) {
+		if len(p.segments) > 0 && !p.stale && c.net.passes(p.from.addr, p.to.addr) {
 			s := &p.segments[0]
 			if wait = time.Until(s.at); wait <= 0 {
 				n, err := p.take(b)

@@ -77,6 +77,7 @@ type Status struct {
 	// authenticate since it started.
 	AuthFailures uint64 `json:"auth_failures"`
 	Disk         Disk   `json:"disk"`
+	Twins        []Twin `json:"twins,omitempty"`
 }
 
 // Disk is the volume of a gateway's data.

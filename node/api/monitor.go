@@ -22,6 +22,9 @@ type Monitors interface {
 // Kinds of an event.
 const (
 	EventJoined     = "joined"      // a gateway was admitted to the cluster
+	EventEvicted    = "evicted"     // a gateway was excluded from the cluster
+	EventReset      = "reset"       // a gateway has left the cluster for good
+	EventRotated    = "rotated"     // this gateway uses another key, or removed an old one
 	EventUp         = "up"          // a gateway is linked
 	EventFailed     = "failed"      // a gateway is gone without a word
 	EventLeft       = "left"        // a gateway is gone by its own word

@@ -33,6 +33,15 @@ func statusCommand() *cli.Command {
 					_, err = fmt.Fprintf(c.App.Writer, "disk       nearly full: %s free, %s needed; no changes are taken\n",
 						bytesText(st.Disk.Free), bytesText(st.Disk.Needed))
 				}
+				for _, t := range st.Twins {
+					age := "younger"
+					if t.Older {
+						age = "older"
+					}
+					if err == nil {
+						_, err = fmt.Fprintf(c.App.Writer, "beware     another cluster with the same key is on the LAN: %s, %s, seen at %s\n", t.Cluster, age, t.Gateway)
+					}
+				}
 				return err
 			})
 		},

@@ -22,11 +22,15 @@ import (
 var (
 	full   = flag.Bool("lab.full", false, "run the long forms of the lab tests")
 	strict = flag.Bool("lab.strict", false, "fail lab tests whose figures miss their bar")
+	steady = flag.Duration("lab.steady", 0, "let the test of false deaths run so long, under full load")
 	soak   = flag.Duration("lab.soak", 0, "let the soak test run so long, with two hundred devices")
 )
 
 // Full says whether the long forms were asked for.
 func Full() bool { return *full }
+
+// Steady says how long a test under load was asked to run at least.
+func Steady() time.Duration { return *steady }
 
 // Soak says how long the soak test was asked to run; 0: not at all.
 func Soak() time.Duration { return *soak }
