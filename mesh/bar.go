@@ -7,12 +7,11 @@ import (
 	"time"
 )
 
-// What Config.Admit returns for who was a member: and never will be again, is
-// not before it is admitted anew, or has left by its own word.
+// What Config.Admit returns for who was a member: and never will be again, or
+// is not before it is admitted anew.
 var (
 	ErrEvicted   = errors.New("evicted")
 	ErrSuspended = errors.New("admitted by one that was evicted")
-	ErrParted    = errors.New("it has left the cluster")
 )
 
 // Bar ends for good, as long as this Mesh lives, what there is with the given
@@ -45,12 +44,12 @@ func (m *Mesh) Bar(ids ...ID) {
 }
 
 // Recheck asks Config.Admit again about all that are linked, and bars the links
-// of those that it refuses, who go Down and may come back. Who has parted hangs up
-// itself, when it has heard that all know. It does not block but for Admit.
+// of those that it calls evicted or suspended, who go Down and may come back.
+// It does not block but for Admit.
 func (m *Mesh) Recheck() {
 	for _, l := range m.links() {
 		err := m.admits(l)
-		if err == nil || errors.Is(err, ErrParted) {
+		if err == nil {
 			continue
 		}
 		m.mu.Lock()
@@ -58,9 +57,9 @@ func (m *Mesh) Recheck() {
 			m.fall(p, Down)
 		}
 		m.mu.Unlock()
-		code := refusedAdmission
-		if errors.Is(err, ErrSuspended) {
-			code = refusedSuspended
+		code := refusedSuspended
+		if errors.Is(err, ErrEvicted) {
+			code = refusedEvicted
 		}
 		l.bar(code)
 	}
@@ -103,12 +102,14 @@ func (l *link) bar(why reason) {
 	time.AfterFunc(farewellTimeout, func() { l.close(errBarred) })
 }
 
-// admits says why the other side of a link is no member any more.
+// admits says why the other side of a link is no member any more against its
+// will. One that leaves of its own hangs up when it has told all.
 func (m *Mesh) admits(l *link) error {
 	if m.cfg.Admit == nil {
 		return nil
 	}
-	if err := m.cfg.Admit(l.key, l.hello.Voucher); err != nil {
+	err := m.cfg.Admit(l.key, l.hello.Voucher)
+	if errors.Is(err, ErrEvicted) || errors.Is(err, ErrSuspended) {
 		return fmt.Errorf("peer is no member any more: %w", err)
 	}
 	return nil
