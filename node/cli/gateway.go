@@ -43,7 +43,6 @@ func gatewayCommand() *cli.Command {
 					"has room.",
 				Flags: []cli.Flag{forceRoleFlag, jsonFlag}, Action: gatewayRole(api.Standby),
 			},
-			gatewayAddCommand(), evictCommand(), evictedCommand(), admitCommand(), gatewayResetCommand(),
 			gatewayAddCommand(), gatewayResetCommand(), evictCommand(), evictedCommand(), admitCommand(),
 		},
 	}
