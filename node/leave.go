@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"gatemesh/cluster"
-	"gatemesh/mesh"
 	"gatemesh/node/api"
 )
 
