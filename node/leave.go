@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gatemesh/cluster"
+	"gatemesh/mesh"
 	"gatemesh/node/api"
 )
 
@@ -29,7 +30,7 @@ func (n *Node) ResetGateway(ctx context.Context, r api.Reset) (out api.ResetDone
 	}
 	others := 0
 	for _, m := range p.mesh.Members() {
-		if m.Linked {
+		if m.Status == mesh.Alive {
 			others++
 		}
 	}
@@ -66,18 +67,11 @@ func (n *Node) ResetGateway(ctx context.Context, r api.Reset) (out api.ResetDone
 	return out, nil
 }
 
-// farewell waits until others have what was written last, all if they can, and returns how many have. Who has it ends
-// the link, and may do so before it says that it has.
+// farewell waits until others have what was written last, all if they can, and returns how many have.
 func (n *Node) farewell(ctx context.Context, p *parts, others int) (told int) {
 	mark := n.store.Mark()
 	for end := time.Now().Add(leaveWait); ; {
-		linked := 0
-		for _, m := range p.mesh.Members() {
-			if m.Linked {
-				linked++
-			}
-		}
-		told = max(others-linked, 0) + min(countStored(mark, p.mesh.Progress(configState)), linked)
+		told = countStored(mark, p.mesh.Progress(configState))
 		if told >= others || !time.Now().Before(end) || sleep(ctx, storedLook) != nil {
 			break
 		}
@@ -85,5 +79,5 @@ func (n *Node) farewell(ctx context.Context, p *parts, others int) (told int) {
 	if err := p.mesh.Leave(ctx); err != nil {
 		n.log.Warn("left without a word to the mesh", "err", fmt.Errorf("leave: %w", err))
 	}
-	return min(told, others)
+	return told
 }
