@@ -27,7 +27,7 @@ const (
 type twin struct {
 	id   [8]byte // beginning of its id
 	born time.Time
-	seen mesh.Announcer // the last
+	seen mesh.Sighting // the last
 	at   time.Time
 }
 
@@ -39,7 +39,7 @@ type twins struct {
 
 // see takes in who was heard on the LAN at now, and says whether it is news of a
 // twin. own is our cluster.
-func (t *twins) see(s mesh.Announcer, own [16]byte, now time.Time) bool {
+func (t *twins) see(s mesh.Sighting, own [16]byte, now time.Time) bool {
 	if !s.Ours || !s.Member || s.Cluster == [8]byte(own[:8]) {
 		return false
 	}
@@ -122,7 +122,7 @@ func (n *Node) watchTwins(ctx context.Context, p *parts) error {
 	for look := twinFirst; ctx.Err() == nil; look = twinLook {
 		cfg, err := n.find(n.clusterKey(), p.mesh.Addr().Port())
 		if err == nil {
-			var heard []mesh.Announcer
+			var heard []mesh.Sighting
 			heard, err = mesh.Look(ctx, cfg, look)
 			for _, s := range heard {
 				if p.twins.see(s, p.facts.cluster, time.Now()) {
