@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// What Config.Admit returns for who was a member: and never will be again, or
-// is not before it is admitted anew.
+// What Config.Admit returns for who was a member: and never will be again, is
+// not before it is admitted anew, or has left by its own word.
 var (
 	ErrEvicted   = errors.New("evicted")
 	ErrSuspended = errors.New("admitted by one that was evicted")
+	ErrParted    = errors.New("it has left the cluster")
 )
 
 // Bar ends for good, as long as this Mesh lives, what there is with the given
@@ -44,12 +45,12 @@ func (m *Mesh) Bar(ids ...ID) {
 }
 
 // Recheck asks Config.Admit again about all that are linked, and bars the links
-// of those that it refuses, who go Down and may come back. It does not block
-// but for Admit.
+// of those that it refuses, who go Down and may come back. Who has parted hangs up
+// itself, when it has heard that all know. It does not block but for Admit.
 func (m *Mesh) Recheck() {
 	for _, l := range m.links() {
 		err := m.admits(l)
-		if err == nil {
+		if err == nil || errors.Is(err, ErrParted) {
 			continue
 		}
 		m.mu.Lock()

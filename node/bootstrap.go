@@ -296,7 +296,7 @@ func (n *Node) admit(f facts, key ed25519.PublicKey, voucher []byte) error {
 		return cmp.Or(err, mesh.ErrEvicted)
 	}
 	if left, err := n.store.Departed(cluster.NodeOf(key)); err != nil || left {
-		return cmp.Or(err, errors.New("it has left the cluster"))
+		return cmp.Or(err, mesh.ErrParted)
 	}
 	newcomer, sponsor, at, err := cluster.VerifyAdmission(voucher, f.cluster)
 	if err != nil {

@@ -231,7 +231,10 @@ func TestClaimedInVain(t *testing.T) {
 			t.Errorf("claimed: %v", err)
 		}
 		x.Start(func(c *node.Config) { c.Key = &old }) // as a service manager starts it
-		x.Reborn()
+		if err := x.Ended(20 * time.Minute); !errors.Is(err, node.ErrReset) {
+			t.Fatal(err)
+		}
+		x.Start(reborn)
 		w.Wait("what it was", 10*time.Second, func() bool { return x.Ready(1) })
 		s, err := x.Status(ctx)
 		if err != nil || s.ID != was.ID || s.Cluster != was.Cluster || s.Devices != 1 {
