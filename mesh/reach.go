@@ -166,6 +166,9 @@ func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 		var no *RefusedError
 		if errors.As(r.err, &no) { // it is there, and will not change its mind soon
 			pause = retryMax
+			m.mu.Lock()
+			p.refused = time.Now()
+			m.mu.Unlock()
 		}
 		if probe && refused(r.err) && r.addr == listens {
 			m.condemn(p.id, nil, Down, "its host refuses")
@@ -191,7 +194,7 @@ func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 // rouse has p dialed soon, though a dial is under way: there is a sign of its
 // life. m.mu is held.
 func (m *Mesh) rouse(p *peer, now time.Time) {
-	if !p.down || !p.missing() || now.Sub(p.rousedAt) < rouseAgain {
+	if !p.down || !p.missing() || now.Sub(p.rousedAt) < rouseAgain || now.Sub(p.refused) < retryMax {
 		return
 	}
 	p.roused, p.rousedAt, p.next = true, now, now.Add(mrand.N(rouseWithin))
