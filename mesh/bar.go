@@ -44,8 +44,8 @@ func (m *Mesh) Bar(ids ...ID) {
 }
 
 // Recheck asks Config.Admit again about all that are linked, and bars the links
-// of those that it refuses, who go Down and may come back. It does not block
-// but for Admit.
+// of those that it calls evicted or suspended, who go Down and may come back.
+// It does not block but for Admit.
 func (m *Mesh) Recheck() {
 	for _, l := range m.links() {
 		err := m.admits(l)
@@ -57,9 +57,9 @@ func (m *Mesh) Recheck() {
 			m.fall(p, Down)
 		}
 		m.mu.Unlock()
-		code := refusedAdmission
-		if errors.Is(err, ErrSuspended) {
-			code = refusedSuspended
+		code := refusedSuspended
+		if errors.Is(err, ErrEvicted) {
+			code = refusedEvicted
 		}
 		l.bar(code)
 	}
@@ -102,12 +102,14 @@ func (l *link) bar(why reason) {
 	time.AfterFunc(farewellTimeout, func() { l.close(errBarred) })
 }
 
-// admits says why the other side of a link is no member any more.
+// admits says why the other side of a link is no member any more against its
+// will. One that leaves of its own hangs up when it has told all.
 func (m *Mesh) admits(l *link) error {
 	if m.cfg.Admit == nil {
 		return nil
 	}
-	if err := m.cfg.Admit(l.key, l.hello.Voucher); err != nil {
+	err := m.cfg.Admit(l.key, l.hello.Voucher)
+	if errors.Is(err, ErrEvicted) || errors.Is(err, ErrSuspended) {
 		return fmt.Errorf("peer is no member any more: %w", err)
 	}
 	return nil

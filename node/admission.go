@@ -26,8 +26,7 @@ func (n *Node) welcome(ctx context.Context, p *parts, c mesh.Newcomer) ([]byte, 
 		return nil, err
 	}
 	if gone, err := n.store.Departed(id); err != nil || gone {
-		return nil, refuseOr(err, "this gateway was evicted from the cluster, or has left it",
-			"run `gatemesh gateway reset` there, then join anew")
+		return nil, refuseOr(err, "this gateway was evicted from the cluster, or has left it", joinAgain)
 	}
 	limit, err := n.permits(c)
 	if err != nil {

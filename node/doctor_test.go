@@ -57,7 +57,7 @@ func TestDoctor(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		x.Start()
 		w.WaitReady(10*time.Second, x)
-		w.Enrol(x, "tablet") // so that it does not join the older one by itself
+		w.Enrol(x, "phone") // or it would join the older one
 		want("gateways", api.Warn, "1 of 2 are not linked: b")
 		a.Return()
 		time.Sleep(5 * time.Second)

@@ -25,7 +25,7 @@ const probes = 3
 const (
 	reachTimeout  = 2 * time.Second
 	maxReachAsked = 8
-	probeWait     = 500 * time.Millisecond
+	probeWait     = 2 * time.Second
 	clockWarn     = time.Second
 	clockFail     = time.Minute
 	lookOnLAN     = 1500 * time.Millisecond
