@@ -46,6 +46,7 @@ type peer struct {
 	dials    int       // under way
 	roused   bool      // a dial is wanted beside one that is under way
 	rousedAt time.Time
+	refused  time.Time // when it would not have us, or we would not have it
 	backoff  time.Duration
 	next     time.Time // when to dial again
 }

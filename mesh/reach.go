@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	mrand "math/rand/v2"
@@ -39,6 +40,7 @@ func (m *Mesh) Connect(addrs []netip.AddrPort) {
 // ever a random one of all addresses at which nobody is linked.
 func (m *Mesh) reach(ctx context.Context) error {
 	rejoin, first := time.Now(), true
+	turns := map[netip.AddrPort]int{} // how often each absent address was dialed
 	var seeds []netip.AddrPort
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -59,7 +61,7 @@ func (m *Mesh) reach(ctx context.Context) error {
 		}
 		now := time.Now()
 		if !now.Before(rejoin) {
-			m.tryAbsent(ctx, seeds, first)
+			m.tryAbsent(ctx, seeds, turns, first)
 			first = false
 			m.joinMissing()
 			rejoin = now.Add(rejoinMin + mrand.N(rejoinMax-rejoinMin))
@@ -166,6 +168,9 @@ func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 		var no *RefusedError
 		if errors.As(r.err, &no) { // it is there, and will not change its mind soon
 			pause = retryMax
+			m.mu.Lock()
+			p.refused = time.Now()
+			m.mu.Unlock()
 		}
 		if probe && refused(r.err) && r.addr == listens {
 			m.condemn(p.id, nil, Down, "its host refuses")
@@ -191,7 +196,7 @@ func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 // rouse has p dialed soon, though a dial is under way: there is a sign of its
 // life. m.mu is held.
 func (m *Mesh) rouse(p *peer, now time.Time) {
-	if !p.down || !p.missing() || now.Sub(p.rousedAt) < rouseAgain {
+	if !p.down || !p.missing() || now.Sub(p.rousedAt) < rouseAgain || now.Sub(p.refused) < retryMax {
 		return
 	}
 	p.roused, p.rousedAt, p.next = true, now, now.Add(mrand.N(rouseWithin))
@@ -210,9 +215,9 @@ func (m *Mesh) heardFrom(a netip.AddrPort) {
 	}
 }
 
-// tryAbsent dials one random address at which nobody is linked; all of them
-// if all is set.
-func (m *Mesh) tryAbsent(ctx context.Context, seeds []netip.AddrPort, all bool) {
+// tryAbsent dials an address at which nobody is linked, a random one of those
+// whose turn it is; all of them if all is set.
+func (m *Mesh) tryAbsent(ctx context.Context, seeds []netip.AddrPort, turns map[netip.AddrPort]int, all bool) {
 	book := slices.Clone(seeds)
 	if m.cfg.Book != nil {
 		book = append(book, m.cfg.Book()...)
@@ -229,9 +234,14 @@ func (m *Mesh) tryAbsent(ctx context.Context, seeds []netip.AddrPort, all bool) 
 		return
 	}
 	if !all {
-		book = []netip.AddrPort{book[mrand.IntN(len(book))]}
+		mrand.Shuffle(len(book), func(i, j int) { book[i], book[j] = book[j], book[i] })
+		book = []netip.AddrPort{slices.MinFunc(book, func(a, b netip.AddrPort) int { return cmp.Compare(turns[a], turns[b]) })}
+	}
+	if len(turns) > maxWho {
+		clear(turns)
 	}
 	for _, a := range book {
+		turns[a]++
 		m.tryAddr(ctx, a)
 	}
 }

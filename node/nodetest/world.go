@@ -139,7 +139,7 @@ func (g *Gateway) Ended(limit time.Duration) error {
 // Reborn waits until the gateway gives up its cluster, and starts it as what it has become.
 func (g *Gateway) Reborn() {
 	g.w.tb.Helper()
-	if err := g.Ended(3 * time.Minute); !errors.Is(err, node.ErrReset) {
+	if err := g.Ended(2 * time.Hour); !errors.Is(err, node.ErrReset) {
 		g.w.tb.Fatalf("%s does not begin anew: %v", g.Name, err)
 	}
 	g.Start(func(c *node.Config) { *c = c.Reset() })
