@@ -119,7 +119,11 @@ func milliseconds(ms *float64, ahead string) string {
 	if v < 0 {
 		v, ahead = -v, strings.Replace(ahead, "ahead of", "behind", 1)
 	}
-	return strings.TrimSpace(fmt.Sprintf("%.3g ms %s", v, ahead))
+	format := "%.3g ms %s"
+	if v >= 100 { // not in powers of ten
+		format = "%.0f ms %s"
+	}
+	return strings.TrimSpace(fmt.Sprintf(format, v, ahead))
 }
 
 // state is what a gateway is doing, in a word.
