@@ -10,8 +10,6 @@ import (
 	"pgregory.net/rapid"
 )
 
-func everybody(Node) bool { return true }
-
 // ringOf makes a ring: keys by generation, of which who holds and uses what.
 func ringOf(generations ...uint64) *Ring {
 	r := &Ring{Former: map[KeyID]KeyKind{}, Held: map[Node]map[KeyKind]Holding{}}
