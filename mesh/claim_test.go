@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,12 +22,13 @@ import (
 
 // claimed is a gateway's answers to those who claim it.
 type claimed struct {
+	taken atomic.Int32
+
 	mu     sync.Mutex // guards the fields below
 	code   [32]byte
 	tries  []netip.Addr
 	right  int
 	offers []string
-	taken  int
 	refuse error  // of Try
 	cut    func() // called by Take
 	no     error  // of Take
@@ -59,11 +61,7 @@ func (c *claimed) Take(_ context.Context, secret [32]byte, offer []byte) ([]byte
 	return []byte("answer"), c.no
 }
 
-func (c *claimed) Taken() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.taken++
-}
+func (c *claimed) Taken() { c.taken.Add(1) }
 
 func offering(text string) func(mesh.ID, []byte) ([]byte, error) {
 	return func(mesh.ID, []byte) ([]byte, error) {
@@ -82,8 +80,8 @@ func TestClaim(t *testing.T) {
 		deaf := start(t, n, "b", 2)
 		cfg := mesh.ClaimConfig{Key: key("member"), Secret: c.code, Network: n.Host(meshtest.Addr(3))}
 
-		if got, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("")); err != nil || got != nil || len(c.offers) != 0 || c.taken != 0 {
-			t.Errorf("looked: %q, %v, %+v", got, err, c)
+		if got, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("")); err != nil || got != nil || len(c.offers) != 0 || c.taken.Load() != 0 {
+			t.Errorf("looked: %q, %v, %v", got, err, c.offers)
 		}
 		var seen mesh.ID
 		got, err := mesh.Claim(t.Context(), cfg, a.addr(), func(id mesh.ID, about []byte) ([]byte, error) {
@@ -91,8 +89,8 @@ func TestClaim(t *testing.T) {
 			return append(about, " offer"...), nil
 		})
 		time.Sleep(time.Second) // for the last word
-		if err != nil || string(got) != "answer" || seen != a.id() || c.right != 2 || c.taken != 1 || c.offers[0] != "about offer" {
-			t.Errorf("%q, %v, %+v", got, err, c)
+		if err != nil || string(got) != "answer" || seen != a.id() || c.right != 2 || c.taken.Load() != 1 || c.offers[0] != "about offer" {
+			t.Errorf("%q, %v, %v", got, err, c.offers)
 		}
 		if c.tries[0] != meshtest.Addr(3) {
 			t.Errorf("tried from %v", c.tries)
@@ -118,8 +116,8 @@ func TestClaim(t *testing.T) {
 			t.Errorf("refused: %v", err)
 		}
 		c.refuse, c.no = nil, &mesh.RefusedError{Reason: "not that"}
-		if _, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("x")); !errors.As(err, &no) || no.Reason != "not that" || c.taken != 1 {
-			t.Errorf("offer refused: %v, %d taken", err, c.taken)
+		if _, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("x")); !errors.As(err, &no) || no.Reason != "not that" || c.taken.Load() != 1 {
+			t.Errorf("offer refused: %v, %d taken", err, c.taken.Load())
 		}
 		stop := errors.New("changed my mind")
 		_, err = mesh.Claim(t.Context(), cfg, a.addr(), func(mesh.ID, []byte) ([]byte, error) { return nil, stop })
@@ -144,8 +142,8 @@ func TestClaimIsCutOff(t *testing.T) {
 		}
 		time.Sleep(2 * time.Minute)
 		n.Return(a.host)
-		if len(c.offers) != 1 || c.taken != 1 {
-			t.Errorf("%d offers, %d taken", len(c.offers), c.taken)
+		if len(c.offers) != 1 || c.taken.Load() != 1 {
+			t.Errorf("%d offers, %d taken", len(c.offers), c.taken.Load())
 		}
 		// Before it was made nothing has happened.
 		_, err := mesh.Claim(t.Context(), cfg, a.addr(), func(mesh.ID, []byte) ([]byte, error) {
@@ -157,8 +155,8 @@ func TestClaimIsCutOff(t *testing.T) {
 		}
 		time.Sleep(2 * time.Minute)
 		n.Return(a.host)
-		if len(c.offers) != 1 || c.taken != 1 {
-			t.Errorf("%d offers, %d taken", len(c.offers), c.taken)
+		if len(c.offers) != 1 || c.taken.Load() != 1 {
+			t.Errorf("%d offers, %d taken", len(c.offers), c.taken.Load())
 		}
 		closeAll(a)
 	})
