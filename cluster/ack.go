@@ -155,6 +155,11 @@ func (s *Store) members(t *tx) (members, error) {
 // acknowledge writes what this replica holds if it never did, if it holds a deletion that it has not acknowledged, or if
 // somebody holds up a deletion who is to be left out; anyway if it must. A horizon of zero leaves out nobody.
 func (s *Store) acknowledge(t *tx, horizon time.Duration, must bool) error {
+	return s.acknowledgeWithout(t, nil, horizon, must)
+}
+
+// acknowledgeWithout is acknowledge that leaves out some anew.
+func (s *Store) acknowledgeWithout(t *tx, anew map[Node]struct{}, horizon time.Duration, must bool) error {
 	all, err := s.members(t)
 	if err != nil {
 		return err
@@ -186,12 +191,52 @@ func (s *Store) acknowledge(t *tx, horizon time.Duration, must bool) error {
 	if err != nil || !wanted {
 		return err
 	}
+	for n := range anew {
+		out[n] = absence{node: n}
+	}
 	for _, o := range own.without { // they stay out until they have come back
+		if _, ok := anew[o.node]; ok {
+			continue
+		}
 		if a, ok := all[o.node]; ok && !a.answers(o) {
 			out[o.node] = o
 		}
 	}
 	return s.writeAck(t, ack{have: have, without: slices.Collect(maps.Values(out))})
+}
+
+// lapse takes notice of an acknowledgement that another of the same member replaced without having seen it: that
+// member's disk was rolled back. Others may have forgotten deletions upon what it does not know any more, and its word
+// of that may be gone with the next acknowledgement.
+func (t *tx) lapse(r ref, e *entity, c cell, taken bool, gone []cell) {
+	if r.kind() != kindHave || c.field != fieldHave || len(r.id()) != len(Node{}) {
+		return
+	}
+	unseen := slices.ContainsFunc(gone, func(g cell) bool { return !c.saw(&g) })
+	if by := e.get(fieldHave); !taken && by != nil {
+		unseen = !bytes.Equal(by.raw, c.raw) && !by.saw(&c)
+	}
+	if unseen {
+		t.lapsed[Node(r.id())] = struct{}{}
+	}
+}
+
+// onLapse has those who lapsed take a whole delta: this replica, or another, by its absence.
+func (s *Store) onLapse(t *tx) error {
+	if len(t.lapsed) == 0 {
+		return nil
+	}
+	lapsed := t.lapsed
+	t.lapsed = map[Node]struct{}{}
+	if _, ok := lapsed[s.node]; ok {
+		s.markForeign(t)
+		delete(lapsed, s.node)
+	}
+	if len(lapsed) == 0 {
+		return nil
+	}
+	s.log.Warn("disks that were set back: they are given everything anew", "gateways", len(lapsed))
+	return s.acknowledgeWithout(t, lapsed, 0, true)
 }
 
 func (s *Store) writeAck(t *tx, a ack) error {

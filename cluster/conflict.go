@@ -61,6 +61,7 @@ func (t *tx) lose(r ref, e *entity, c cell, taken bool, gone []cell) {
 			t.losses = append(t.losses, record{r, gone[i]})
 		}
 	}
+	t.lapse(r, e, c, taken, gone)
 	if taken || !listable(r, c.field) {
 		return
 	}

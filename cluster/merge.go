@@ -130,7 +130,7 @@ func (s *Store) merge(t *tx, p *part) (behind bool, err error) {
 	if err := s.recognize(t, p); err != nil {
 		return false, err
 	}
-	if err := t.listLosses(); err != nil {
+	if err := errors.Join(s.onLapse(t), t.listLosses()); err != nil {
 		return false, err
 	}
 	if p.loose {

@@ -87,16 +87,18 @@ func (w *whole) isForeign() bool {
 // MarkForeign says, durably, that the cells came from a backup and not from the members in their course: what the
 // others have deleted and forgotten since is dropped when this replica meets one of them. It blocks until Run works.
 func (s *Store) MarkForeign(ctx context.Context) error {
-	err := s.update(ctx, func(t *tx) error {
-		t.set(metaForeign, []byte{})
+	return s.update(ctx, func(t *tx) error {
+		s.markForeign(t)
 		return nil
 	})
-	if err == nil {
-		s.whole.mu.Lock()
-		s.whole.foreign = true
-		s.whole.mu.Unlock()
-	}
-	return err
+}
+
+// markForeign holds from now on, and with the transaction durably.
+func (s *Store) markForeign(t *tx) {
+	t.set(metaForeign, []byte{})
+	s.whole.mu.Lock()
+	defer s.whole.mu.Unlock()
+	s.whole.foreign = true
 }
 
 // forgot reports whether the members may have forgotten deletions that this replica never saw: they left it out, or it
