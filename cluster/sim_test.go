@@ -18,6 +18,7 @@ import (
 
 var (
 	simSeeds = flag.Int("cluster.seeds", 300, "how many seeds TestSimulator runs")
+	simFirst = flag.Int("cluster.first", 0, "the first of them")
 	simSeed  = flag.Int("cluster.seed", -1, "the one seed that TestSimulator runs; with -v it prints every event")
 )
 
@@ -39,14 +40,18 @@ func TestSimulator(t *testing.T) {
 		n = min(n, 50)
 	}
 	var next atomic.Int64
+	next.Store(int64(*simFirst))
 	var failed atomic.Bool
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for !failed.Load() {
 				seed := next.Add(1) - 1
-				if seed >= int64(n) {
+				if seed >= int64(*simFirst+n) {
 					return
+				}
+				if seed%1000 == 0 && seed > int64(*simFirst) {
+					t.Logf("%d seeds without a violation", seed-int64(*simFirst))
 				}
 				if err := newWorld(uint64(seed)).simulate(); err != nil {
 					failed.Store(true)
