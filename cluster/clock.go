@@ -37,6 +37,7 @@ type clock struct {
 	mu      sync.Mutex // guards the fields below
 	last    uint64     // greatest time given or seen
 	ceiling uint64     // durable: no time given is above, but for the moment until it is raised
+	near    uint64     // the last time given in place of one beyond a limit
 }
 
 func newClock(now func() time.Time, ceiling uint64) *clock {
@@ -53,6 +54,20 @@ func (c *clock) next() (t uint64, above bool) {
 	defer c.mu.Unlock()
 	c.last = nextTime(c.last, wall)
 	return c.last, c.last > c.ceiling
+}
+
+// nextWithin is next for a write, whose time must not be beyond a limit: a gateway whose date was wrong and is right
+// again has given times that are far ahead. Such a write wins by its rank over what stands from then.
+func (c *clock) nextWithin(limit uint64) uint64 {
+	t, _ := c.next()
+	if t <= limit {
+		return t
+	}
+	wall := wallTime(c.now())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.near = nextTime(c.near, wall)
+	return min(c.near, limit)
 }
 
 // see takes notice of a stamp of another gateway.

@@ -137,8 +137,8 @@ func (s *Store) perform(r *request, t *tx) error {
 	if r.run == nil {
 		return nil
 	}
-	t.time, _ = s.clock.next()
 	t.horizon = horizon(s.clock.now())
+	t.time = s.clock.nextWithin(t.horizon)
 	if err := r.run(t); err != nil {
 		return err
 	}

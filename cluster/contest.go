@@ -29,6 +29,9 @@ const patience = 10 * time.Second
 // not be given a second one.
 const lackPatience = 10 * time.Minute
 
+// maxSettled bounds the devices that are given addresses in one go, for one contested address.
+const maxSettled = 1000
+
 // contests are the index keys of atContest and atLack, each with the time from
 // which any gateway may settle it; zero: not looked at yet.
 type contests map[string]time.Time
@@ -74,7 +77,11 @@ func (s *Store) settle(now time.Time) error {
 			wait, give = lackPatience, (*tx).supply
 		}
 		s.contests[key] = now.Add(wait + rand.N(wait))
-		for more := true; more; {
+		more := true
+		for range maxSettled {
+			if !more {
+				break
+			}
 			err := s.alone(func(t *tx) (err error) {
 				more, err = give(t, []byte(key[1:]), all)
 				if err == nil && s.actor != nil {
