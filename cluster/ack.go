@@ -19,6 +19,7 @@ type ack struct {
 	seq     uint64
 	have    vector // it holds all up to here, or what supersedes it
 	without []absence
+	lapsed  []absence // still counted, but in need of a whole delta
 	evicted bool
 }
 
@@ -34,18 +35,21 @@ type absence struct {
 func (a ack) answers(o absence) bool { return a.have[o.author] >= o.seq }
 
 // absent returns what is said of the absence of a member, if anything is.
-func (a ack) absent(n Node) (absence, bool) {
-	i := slices.IndexFunc(a.without, func(o absence) bool { return o.node == n })
+func (a ack) absent(n Node) (absence, bool) { return find(a.without, n) }
+
+func find(all []absence, n Node) (absence, bool) {
+	i := slices.IndexFunc(all, func(o absence) bool { return o.node == n })
 	if i < 0 {
 		return absence{}, false
 	}
-	return a.without[i], true
+	return all[i], true
 }
 
 // wireAck is the value of an acknowledgement in CBOR.
 type wireAck struct {
 	Have    wireDigest    `cbor:"1,keyasint"`
 	Without []wireAbsence `cbor:"2,keyasint,omitempty"` // by node
+	Lapsed  []wireAbsence `cbor:"3,keyasint,omitempty"` // by node
 }
 
 type wireAbsence struct {
@@ -72,34 +76,42 @@ func ackOf(e *entity) ack {
 	if err != nil {
 		return a
 	}
-	a.have = v
-	for _, o := range w.Without {
-		switch {
-		case len(o.Node) != len(Node{}):
-		case len(o.Author) == 0:
-			a.without = append(a.without, absence{Node(o.Node), a.author, a.seq})
-		case len(o.Author) == len(author{}):
-			a.without = append(a.without, absence{Node(o.Node), author(o.Author), o.Seq})
-		}
-	}
+	a.have, a.without, a.lapsed = v, a.absences(w.Without), a.absences(w.Lapsed)
 	return a
 }
 
-func (a ack) encode() ([]byte, error) {
-	w := wireAck{Have: a.have.wire(0)}
-	slices.SortFunc(a.without, func(a, b absence) int { return bytes.Compare(a.node[:], b.node[:]) })
-	for _, o := range a.without {
-		e := wireAbsence{Node: o.node[:], Seq: o.seq}
-		if o.seq > 0 {
-			e.Author = o.author[:]
+func (a ack) absences(all []wireAbsence) (out []absence) {
+	for _, o := range all {
+		switch {
+		case len(o.Node) != len(Node{}):
+		case len(o.Author) == 0:
+			out = append(out, absence{Node(o.Node), a.author, a.seq})
+		case len(o.Author) == len(author{}):
+			out = append(out, absence{Node(o.Node), author(o.Author), o.Seq})
 		}
-		w.Without = append(w.Without, e)
 	}
+	return out
+}
+
+func (a ack) encode() ([]byte, error) {
+	w := wireAck{Have: a.have.wire(0), Without: wireAbsences(a.without), Lapsed: wireAbsences(a.lapsed)}
 	b, err := encoder.Marshal(w)
 	if err != nil {
 		return nil, fmt.Errorf("encode acknowledgement: %w", err)
 	}
 	return b, nil
+}
+
+func wireAbsences(all []absence) (out []wireAbsence) {
+	slices.SortFunc(all, func(a, b absence) int { return bytes.Compare(a.node[:], b.node[:]) })
+	for _, o := range all {
+		e := wireAbsence{Node: o.node[:], Seq: o.seq}
+		if o.seq > 0 {
+			e.Author = o.author[:]
+		}
+		out = append(out, e)
+	}
+	return out
 }
 
 // loadNodes reads which nodes were ever admitted or acknowledged anything.
@@ -155,11 +167,11 @@ func (s *Store) members(t *tx) (members, error) {
 // acknowledge writes what this replica holds if it never did, if it holds a deletion that it has not acknowledged, or if
 // somebody holds up a deletion who is to be left out; anyway if it must. A horizon of zero leaves out nobody.
 func (s *Store) acknowledge(t *tx, horizon time.Duration, must bool) error {
-	return s.acknowledgeWithout(t, nil, horizon, must)
+	return s.acknowledgeLapse(t, nil, horizon, must)
 }
 
-// acknowledgeWithout is acknowledge that leaves out some anew.
-func (s *Store) acknowledgeWithout(t *tx, anew map[Node]struct{}, horizon time.Duration, must bool) error {
+// acknowledgeLapse is acknowledge that says of some that they have lapsed.
+func (s *Store) acknowledgeLapse(t *tx, anew map[Node]struct{}, horizon time.Duration, must bool) error {
 	all, err := s.members(t)
 	if err != nil {
 		return err
@@ -191,18 +203,21 @@ func (s *Store) acknowledgeWithout(t *tx, anew map[Node]struct{}, horizon time.D
 	if err != nil || !wanted {
 		return err
 	}
-	for n := range anew {
-		out[n] = absence{node: n}
-	}
 	for _, o := range own.without { // they stay out until they have come back
-		if _, ok := anew[o.node]; ok {
-			continue
-		}
 		if a, ok := all[o.node]; ok && !a.answers(o) {
 			out[o.node] = o
 		}
 	}
-	return s.writeAck(t, ack{have: have, without: slices.Collect(maps.Values(out))})
+	lapsed := map[Node]absence{}
+	for _, o := range own.lapsed {
+		if a, ok := all[o.node]; ok && !a.answers(o) {
+			lapsed[o.node] = o
+		}
+	}
+	for n := range anew {
+		lapsed[n] = absence{node: n}
+	}
+	return s.writeAck(t, ack{have: have, without: slices.Collect(maps.Values(out)), lapsed: slices.Collect(maps.Values(lapsed))})
 }
 
 // lapse takes notice of an acknowledgement that another of the same member replaced without having seen it: that
@@ -221,7 +236,7 @@ func (t *tx) lapse(r ref, e *entity, c cell, taken bool, gone []cell) {
 	}
 }
 
-// onLapse has those who lapsed take a whole delta: this replica, or another, by its absence.
+// onLapse has those who lapsed take a whole delta: this replica, or another that is told so.
 func (s *Store) onLapse(t *tx) error {
 	if len(t.lapsed) == 0 {
 		return nil
@@ -236,7 +251,7 @@ func (s *Store) onLapse(t *tx) error {
 		return nil
 	}
 	s.log.Warn("disks that were set back: they are given everything anew", "gateways", len(lapsed))
-	return s.acknowledgeWithout(t, lapsed, 0, true)
+	return s.acknowledgeLapse(t, lapsed, 0, true)
 }
 
 func (s *Store) writeAck(t *tx, a ack) error {

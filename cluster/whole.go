@@ -123,6 +123,10 @@ func (s *Store) forgot(t *tx, p *part) (bool, error) {
 		if h, err := t.head(o.author); err != nil || absent && h.seq < o.seq {
 			return true, err
 		}
+		o, lapsed := find(a.lapsed, s.node)
+		if h, err := t.head(o.author); err != nil || lapsed && h.seq < o.seq {
+			return true, err
+		}
 	}
 	s.unread = false
 	return false, nil
