@@ -12,7 +12,13 @@ import (
 type annals struct {
 	authors []author
 	by      map[author]*authored
-	deaths  []record
+	deaths  []death
+}
+
+// death is the end of a life, and who has ever had it.
+type death struct {
+	record
+	had map[*gateway]bool
 }
 
 // authored is what one author wrote.
@@ -131,7 +137,7 @@ func (w *world) known(g *gateway) {
 		by.dots[k] = &dotRecord{c.raw}
 		by.cells[seq] = append(by.cells[seq], record{r, *c})
 		if field == "" && c.life%2 == 0 {
-			w.journal.deaths = append(w.journal.deaths, record{r, *c})
+			w.journal.deaths = append(w.journal.deaths, death{record{r, *c}, map[*gateway]bool{}})
 		}
 		by.head = max(by.head, seq)
 	}

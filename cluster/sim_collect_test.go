@@ -29,23 +29,20 @@ func (w *world) evict(dead *gateway) {
 	}
 }
 
-// bury notes the deletions that are on all disks: only these may be forgotten, and nothing of them may come back.
+// bury notes the deletions that each disk has had: only these may be forgotten, and nothing of them may come back. A disk
+// that is set back behind one needs a whole delta, and is no reason for the others to wait.
 func (w *world) bury() {
-	for i := 0; i < len(w.journal.deaths); {
-		d := &w.journal.deaths[i]
+	w.journal.deaths = slices.DeleteFunc(w.journal.deaths, func(d death) bool {
+		missing := false
 		for _, g := range w.living() {
-			if !g.covers(d) {
-				d = nil
-				break
-			}
+			d.had[g] = d.had[g] || g.covers(&d.record)
+			missing = missing || !d.had[g]
 		}
-		if d == nil {
-			i++
-			continue
+		if !missing {
+			w.gone[d.ref] = append(w.gone[d.ref], d.record)
 		}
-		w.gone[d.ref] = append(w.gone[d.ref], *d)
-		w.journal.deaths = append(w.journal.deaths[:i], w.journal.deaths[i+1:]...)
-	}
+		return !missing
+	})
 }
 
 // buried reports whether a disk knows of a death, once on all disks, that ended a life.
