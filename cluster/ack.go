@@ -17,6 +17,7 @@ const fieldHave = "have"
 type ack struct {
 	author  author // of the cell that says so; zero: it never said anything
 	seq     uint64
+	time    uint64 // hybrid, of the cell
 	have    vector // it holds all up to here, or what supersedes it
 	without []absence
 	lapsed  []absence // still counted, but in need of a whole delta
@@ -67,7 +68,7 @@ func ackOf(e *entity) ack {
 	if c == nil {
 		return ack{}
 	}
-	a := ack{author: c.stamp.author, seq: c.seq}
+	a := ack{author: c.stamp.author, seq: c.seq, time: c.stamp.time}
 	var w wireAck
 	if decoder.Unmarshal(c.value, &w) != nil {
 		return a
@@ -200,8 +201,16 @@ func (s *Store) acknowledgeLapse(t *tx, anew map[Node]struct{}, horizon time.Dur
 		}
 		return true
 	})
-	if err != nil || !wanted {
+	if err != nil {
 		return err
+	}
+	for _, n := range counted { // who was not heard to the end
+		if a := all[n]; n != s.node && a.seq > 0 && s.heads[a.author].seq < a.seq && a.time < old {
+			out[n], wanted = absence{node: n}, true
+		}
+	}
+	if !wanted {
+		return nil
 	}
 	for _, o := range own.without { // they stay out until they have come back
 		if a, ok := all[o.node]; ok && !a.answers(o) {

@@ -186,7 +186,8 @@ func (s *Store) collect() error {
 }
 
 // agreed returns up to where all hold everything. It is empty, and to be asked for again, while this replica lacks
-// something that a member knew when it acknowledged: that may be the admission of another member.
+// something that a member knew when it acknowledged: that may be the admission of another member. What one that was
+// evicted took along is not waited for.
 func (s *Store) agreed() (cut vector, err error) {
 	err = s.db.View(func(txn *badger.Txn) error {
 		t := newTx(snapshot{txn}, nil, *s.author.Load())
@@ -195,7 +196,7 @@ func (s *Store) agreed() (cut vector, err error) {
 			return err
 		}
 		for _, n := range all.counted() {
-			if a := all[n]; a.seq > 0 && s.heads[a.author].seq < a.seq {
+			if a := all[n]; a.seq > 0 && s.heads[a.author].seq < a.seq && !a.evicted {
 				return nil
 			}
 		}
