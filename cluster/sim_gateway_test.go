@@ -323,6 +323,7 @@ func (w *world) restore(g *gateway) {
 		return
 	}
 	w.note("gateway %d gets an older copy of %d", g.i, of.i)
+	w.setBack++
 	g.foreign = of != g
 	g.replace(pick(w, of.saved...))
 	if w.chance(0.3) {

@@ -115,9 +115,12 @@ func (w *world) quiet() {
 			g.start()
 		}
 	}
-	for range 12 {
+	for n := range 16 {
 		switch {
 		case !w.round():
+			if n >= 8 && w.setBack > 1 {
+				w.mend()
+			}
 		case w.over && w.holds():
 			w.ripen()
 		default:
@@ -126,6 +129,35 @@ func (w *world) quiet() {
 		}
 	}
 	w.fail("the replicas do not become equal")
+}
+
+// mend repairs by buckets what two disks that were set back may leave different: each may have taken the other's word.
+func (w *world) mend() {
+	left := w.living()
+	for _, g := range left[1:] {
+		if SameVector(g.store.Digest(), left[0].store.Digest()) {
+			w.note("gateways 0 and %d compare", g.i)
+			w.page(g, left[0])
+			w.page(left[0], g)
+		}
+	}
+}
+
+// page brings what differs from one gateway to another.
+func (w *world) page(from, to *gateway) {
+	theirs, err := from.store.Buckets()
+	ours, behind := to.store.Buckets()
+	if err != nil || behind != nil {
+		return
+	}
+	for part, next := []byte(nil), []byte{}; next != nil; {
+		part, next, err = from.store.Page(ours.Differ(&theirs), next)
+		if err == nil {
+			_, err = to.store.Mend(part)
+		}
+		w.check(err)
+	}
+	to.look()
 }
 
 // holds reports whether a replica has cells of the far future.

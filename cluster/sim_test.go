@@ -90,8 +90,10 @@ type world struct {
 	at   atomic.Int64 // nanoseconds since wallStart
 	soon events
 	said int // events so far
-	last []string
-	sum  interface {
+
+	setBack int // disks that were
+	last    []string
+	sum     interface {
 		Write([]byte) (int, error)
 		Sum64() uint64
 	}
