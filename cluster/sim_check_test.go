@@ -93,8 +93,8 @@ func (w *world) examine(g *gateway) {
 	}
 	for r, d := range g.cells {
 		life := d.entity.life()
-		if life == 0 && g.buried(r, g.lives[r]) {
-			continue // edits of what is deleted and forgotten
+		if !d.entity.alive() && g.buried(r, g.lives[r]) {
+			continue // edits, or an earlier end, of what is deleted and forgotten
 		}
 		if life < g.lives[r] {
 			w.fail("gateway %d: life %d of %q after %d", g.i, life, r, g.lives[r])

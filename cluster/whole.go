@@ -21,7 +21,13 @@ type whole struct {
 	mu      sync.Mutex // guards the fields below
 	foreign bool       // the cells came from a backup, whatever the members say
 	want    bool
-	seen    map[uint64]map[uint64]struct{} // by delta: prints of its cells
+	seen    map[uint64]*wholeDelta
+}
+
+// wholeDelta is a delta that is followed from its first part on.
+type wholeDelta struct {
+	next   uint64              // part
+	prints map[uint64]struct{} // of the cells of those before
 }
 
 func (w *whole) wanted() bool {
@@ -35,7 +41,7 @@ func (w *whole) wish() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.want {
-		w.want, w.seen = true, map[uint64]map[uint64]struct{}{}
+		w.want, w.seen = true, map[uint64]*wholeDelta{}
 	}
 }
 
@@ -46,17 +52,20 @@ func (w *whole) note(p part) {
 	if !w.want {
 		return
 	}
-	if _, ok := w.seen[p.delta]; !ok {
-		if p.index > 0 {
-			return
-		}
+	d := w.seen[p.delta]
+	if d == nil {
 		if len(w.seen) == maxWhole {
 			clear(w.seen)
 		}
-		w.seen[p.delta] = map[uint64]struct{}{}
+		d = &wholeDelta{prints: map[uint64]struct{}{}}
+		w.seen[p.delta] = d
 	}
+	if p.index != d.next { // one is missing, or comes again
+		return
+	}
+	d.next++
 	for i := range p.records {
-		w.seen[p.delta][p.records[i].cell.print(p.records[i].ref)] = struct{}{}
+		d.prints[p.records[i].cell.print(p.records[i].ref)] = struct{}{}
 	}
 }
 
@@ -67,7 +76,10 @@ func (w *whole) cells(p *part) map[uint64]struct{} {
 	if !w.want || len(p.from) > 0 {
 		return nil
 	}
-	return w.seen[p.delta]
+	if d := w.seen[p.delta]; d != nil && d.next == p.index+1 {
+		return d.prints
+	}
+	return nil
 }
 
 // done ends the wish.
