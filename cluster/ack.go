@@ -36,14 +36,12 @@ type absence struct {
 func (a ack) answers(o absence) bool { return a.have[o.author] >= o.seq }
 
 // absent returns what is said of the absence of a member, if anything is.
-func (a ack) absent(n Node) (absence, bool) { return find(a.without, n) }
-
-func find(all []absence, n Node) (absence, bool) {
-	i := slices.IndexFunc(all, func(o absence) bool { return o.node == n })
+func (a ack) absent(n Node) (absence, bool) {
+	i := slices.IndexFunc(a.without, func(o absence) bool { return o.node == n })
 	if i < 0 {
 		return absence{}, false
 	}
-	return all[i], true
+	return a.without[i], true
 }
 
 // wireAck is the value of an acknowledgement in CBOR.
@@ -240,9 +238,13 @@ func (t *tx) lapse(r ref, e *entity, c cell, taken bool, gone []cell) {
 	if by := e.get(fieldHave); !taken && by != nil {
 		unseen = !bytes.Equal(by.raw, c.raw) && !by.saw(&c)
 	}
-	if unseen {
-		t.lapsed[Node(r.id())] = struct{}{}
+	if !unseen {
+		return
 	}
+	if t.lapsed == nil {
+		t.lapsed = map[Node]struct{}{}
+	}
+	t.lapsed[Node(r.id())] = struct{}{}
 }
 
 // onLapse has those who lapsed take a whole delta: this replica, or another that is told so.
@@ -251,7 +253,7 @@ func (s *Store) onLapse(t *tx) error {
 		return nil
 	}
 	lapsed := t.lapsed
-	t.lapsed = map[Node]struct{}{}
+	t.lapsed = nil
 	if _, ok := lapsed[s.node]; ok {
 		s.markForeign(t)
 		delete(lapsed, s.node)

@@ -172,8 +172,13 @@ func yesNo(b bool) string {
 	return "no"
 }
 
-// publicSettings are those whose values a record may hold.
-var publicSettings = []string{settingPool, settingULA, SettingAuditLevel, SettingAuditDays, SettingMaxInstances, SettingJoins, SettingJoinHosts}
+// publicSettings are those whose values may be told.
+var publicSettings = []string{
+	settingPool, settingULA, SettingAuditLevel, SettingAuditDays, SettingMaxInstances, SettingJoins, SettingJoinHosts,
+}
+
+// PublicSetting reports whether the value of a setting may be told. Any other counts as a secret.
+func PublicSetting(name string) bool { return slices.Contains(publicSettings, name) }
 
 // shown returns a value as a record holds it: "" for none, "set" for what is secret or
 // unknown or no text.
@@ -193,7 +198,7 @@ func shown(r ref, field string, c *cell) string {
 	case kindUser:
 		text = field == fieldRole || field == fieldCreated
 	case kindSetting:
-		text = slices.Contains(publicSettings, string(r.id()))
+		text = PublicSetting(string(r.id()))
 	}
 	odd := func(c rune) bool { return !unicode.IsPrint(c) }
 	if !text || !utf8.Valid(c.value) || strings.ContainsFunc(string(c.value), odd) {

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -72,30 +71,42 @@ func (s *Store) settle(now time.Time) error {
 		if due.After(now) {
 			continue
 		}
-		all, wait, give := !due.IsZero(), patience, (*tx).settle
-		if key[0] == atLack {
-			wait, give = lackPatience, (*tx).supply
+		all, lack, wait := !due.IsZero(), key[0] == atLack, patience
+		if lack {
+			wait = lackPatience
 		}
 		s.contests[key] = now.Add(wait + rand.N(wait))
-		more := true
-		for range maxSettled {
-			if !more {
-				break
+		if lack && !all {
+			continue // it was noticed just now
+		}
+		if err := s.give(key, all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// give settles what an index key of atContest or atLack stands for.
+func (s *Store) give(key string, all bool) error {
+	at, more := []byte(key[1:]), true
+	for n := 0; more && n < maxSettled; n++ {
+		err := s.alone(func(t *tx) (err error) {
+			if key[0] == atLack {
+				more, err = t.supply(at)
+			} else {
+				more, err = t.settle(at, all)
 			}
-			err := s.alone(func(t *tx) (err error) {
-				more, err = give(t, []byte(key[1:]), all)
-				if err == nil && s.actor != nil {
-					err = t.audit(*s.actor)
-				}
-				return err
-			})
-			if errors.Is(err, ErrPoolFull) || errors.Is(err, ErrNoPool) {
-				s.log.Warn("a device is without an address", "index", key[:1], "of", fmt.Sprintf("%x", key[1:]), "error", err)
-				break
+			if err == nil && s.actor != nil {
+				err = t.audit(*s.actor)
 			}
-			if err != nil {
-				return err
-			}
+			return err
+		})
+		if errors.Is(err, ErrPoolFull) || errors.Is(err, ErrNoPool) {
+			s.log.Warn("a device is without an address", "of", told(at), "err", err)
+			return nil
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -135,10 +146,18 @@ func (t *tx) settle(contested []byte, all bool) (done bool, err error) {
 	return false, nil
 }
 
-// supply writes a claim for a device that lacks one, if its time has come, and
-// reports whether it did.
-func (t *tx) supply(lacking []byte, due bool) (done bool, err error) {
-	if !due || len(lacking) != len(Key{}) {
+// told is an index key for a log: a device's key, or an address.
+func told(at []byte) string {
+	if len(at) == len(Key{}) {
+		return KeyString(Key(at))
+	}
+	a, _ := netip.AddrFromSlice(at)
+	return a.String()
+}
+
+// supply writes a claim for a device that lacks one, and reports whether it did.
+func (t *tx) supply(lacking []byte) (done bool, err error) {
+	if len(lacking) != len(Key{}) {
 		return false, nil
 	}
 	r := deviceRef(Key(lacking))

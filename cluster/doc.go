@@ -101,7 +101,8 @@
 // A member that holds up a marker for longer than the horizon, was evicted or has left, is
 // declared absent in the acknowledgements, and not waited for until it answers that
 // very word. A replica that finds itself absent, or does not know its own
-// acknowledgement any more (its disk was rolled back), or holds a backup, does not
+// acknowledgement any more (its disk was rolled back), or is told that another one
+// came in the place of one that it had not seen, or holds a backup, does not
 // move its vector: it asks for all there is, by an empty digest, drops what the
 // sender's vector covers and the sender does not have, and keeps what it wrote
 // itself. That is merged as it is, since what it saw and did not see is in its

@@ -188,9 +188,13 @@ func (t *tx) allocate(key Key, field string) (a netip.Addr, err error) {
 		return given || reserved || b != nil
 	}
 	defer func() {
-		if err == nil {
-			t.given[a] = struct{}{}
+		if err != nil {
+			return
 		}
+		if t.given == nil {
+			t.given = map[netip.Addr]struct{}{}
+		}
+		t.given[a] = struct{}{}
 	}()
 	if field == fieldIPv6 {
 		// A device that got a new key has kept the address of its old one, so the

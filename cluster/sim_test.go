@@ -63,6 +63,15 @@ func TestSimulator(t *testing.T) {
 	wg.Wait()
 }
 
+// TestSimulatorPast runs histories that once broke an invariant and lie beyond those that TestSimulator runs.
+func TestSimulatorPast(t *testing.T) {
+	for _, seed := range []uint64{908, 1146, 1456, 1635, 2038, 2203, 2834, 4304, 5940, 6481} {
+		if err := newWorld(seed).simulate(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestSimulatorRepeats: a seed has one history.
 func TestSimulatorRepeats(t *testing.T) {
 	for seed := range uint64(10) {

@@ -168,8 +168,8 @@ type tx struct {
 	held     map[ref]*entity         // as it is shown, if that differs
 	refs     map[ref]struct{}        // what changed
 	losses   []record                // writes of others that were overwritten unseen
-	lapsed   map[Node]struct{}       // members that do not know what they acknowledged
-	given    map[netip.Addr]struct{} // allocated in this transaction
+	lapsed   map[Node]struct{}       // members that do not know what they acknowledged; nil: none
+	given    map[netip.Addr]struct{} // allocated in this transaction; nil: none
 	reserved map[netip.Addr]struct{} // not to be allocated; only read
 }
 
@@ -177,7 +177,6 @@ func newTx(read reader, group overlay, a author) *tx {
 	return &tx{
 		read: read, group: group, mine: overlay{}, author: a,
 		before: map[ref]*entity{}, entities: map[ref]*entity{}, held: map[ref]*entity{}, refs: map[ref]struct{}{},
-		given: map[netip.Addr]struct{}{}, lapsed: map[Node]struct{}{},
 	}
 }
 

@@ -54,6 +54,9 @@ func (w *whole) note(p part) {
 	}
 	d := w.seen[p.delta]
 	if d == nil {
+		if p.index > 0 {
+			return
+		}
 		if len(w.seen) == maxWhole {
 			clear(w.seen)
 		}
@@ -128,16 +131,17 @@ func (s *Store) forgot(t *tx, p *part) (bool, error) {
 		return false, err
 	}
 	for n, a := range all {
-		o, absent := a.absent(s.node)
+		said := slices.Concat(a.without, a.lapsed)
 		if n == s.node {
-			o, absent = absence{author: a.author, seq: a.seq}, true
+			said = []absence{{node: n, author: a.author, seq: a.seq}}
 		}
-		if h, err := t.head(o.author); err != nil || absent && h.seq < o.seq {
-			return true, err
-		}
-		o, lapsed := find(a.lapsed, s.node)
-		if h, err := t.head(o.author); err != nil || lapsed && h.seq < o.seq {
-			return true, err
+		for _, o := range said {
+			if o.node != s.node {
+				continue
+			}
+			if h, err := t.head(o.author); err != nil || h.seq < o.seq {
+				return true, err
+			}
 		}
 	}
 	s.unread = false

@@ -14,12 +14,6 @@ import (
 	"gatemesh/node/api"
 )
 
-// plainSettings are the settings whose values may be told. Any other counts as a secret.
-var plainSettings = map[string]bool{
-	setPool: true, setULA: true, cluster.SettingMaxInstances: true, cluster.SettingAuditLevel: true, cluster.SettingAuditDays: true,
-	cluster.SettingJoins: true, cluster.SettingJoinHosts: true,
-}
-
 // ListConflicts implements [api.Conflicts].
 func (n *Node) ListConflicts(context.Context) ([]api.Conflict, error) {
 	if _, err := n.running(); err != nil {
@@ -75,7 +69,7 @@ func conflict(c cluster.Conflict, names map[cluster.Node]string) api.Conflict {
 	switch {
 	case c.Ref.Kind == "setting":
 		out.Name = c.Ref.ID
-		c.Stands.Secret = !plainSettings[c.Ref.ID]
+		c.Stands.Secret = !cluster.PublicSetting(c.Ref.ID)
 		c.Other.Secret = c.Stands.Secret
 	case out.Name == "":
 		out.Name = c.Ref.ID

@@ -82,7 +82,10 @@ func readSecret(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxSecretFile))
+	b, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	if err == nil && len(b) > maxSecretFile {
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxSecretFile)
+	}
 	return string(b), err
 }
 
