@@ -187,7 +187,7 @@ func (m *Mesh) examine(w *wire, theirs hello) reason {
 	}
 	if m.cfg.Admit != nil {
 		if err := m.cfg.Admit(w.key, theirs.Voucher); err != nil {
-			m.log.Warn("peer not admitted", "peer", IDOf(w.key), "name", theirs.Name, "err", err)
+			m.strangers.Warn("peer not admitted", "peer", IDOf(w.key), "name", theirs.Name, "err", err)
 			if errors.Is(err, ErrEvicted) {
 				return refusedEvicted
 			}

@@ -119,10 +119,14 @@ func (m *Mesh) peer(id ID) *peer {
 	return p
 }
 
-// peerAt says whether a peer that was linked once may be at a.
+// peerAt says whether a may be where a peer is: one that was linked once, or is
+// in the book.
 func (m *Mesh) peerAt(a netip.Addr) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.booked[a] {
+		return true
+	}
 	for _, p := range m.peers {
 		if p.key != nil && slices.ContainsFunc(p.addrs, func(b netip.AddrPort) bool { return b.Addr() == a }) {
 			return true
