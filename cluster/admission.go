@@ -108,7 +108,7 @@ func (s *Store) Departed(n Node) (yes bool, err error) {
 // Leave ends this gateway's own admission, for good: nobody waits for it any more. It returns an error that wraps
 // ErrNotFound if it has none.
 func (s *Store) Leave(ctx context.Context) error {
-	return s.update(ctx, func(t *tx) error {
+	return s.updateSealed(ctx, func(t *tx) error {
 		e, err := t.entity(admissionRef(s.node))
 		if err != nil {
 			return err

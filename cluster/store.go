@@ -70,6 +70,7 @@ type Store struct {
 
 	gate   gate
 	volume *volume
+	seal   atomic.Pointer[SealedError] // nil: changes are taken
 
 	mu          sync.Mutex // guards subscribers
 	subscribers []func([]Ref)

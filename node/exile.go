@@ -37,6 +37,11 @@ const (
 const joinAgain = "its key is never admitted again: to have this machine back, start it with an empty --data directory " +
 	"and a new key or token"
 
+// expelled is what changes are refused with from when this gateway believes that it was evicted: nobody takes them.
+var expelled = &cluster.SealedError{
+	Reason: "this gateway was evicted from its cluster: it takes no changes any more", Advice: "make the change at another gateway",
+}
+
 // exile is what others say of this gateway's membership.
 type exile struct {
 	wake   chan struct{} // capacity 1
@@ -106,6 +111,11 @@ func (n *Node) weighExile(p *parts) (final bool) {
 	}
 	if _, evicted, err := n.store.Evicted(n.self); err == nil && evicted {
 		silent, final = true, true
+	}
+	if silent && final {
+		n.store.Seal(expelled)
+	} else {
+		n.store.Unseal(expelled)
 	}
 	if was := p.exile.silent.Swap(silent); was != silent {
 		n.log.Warn("membership in doubt", "serves", !silent)

@@ -14,6 +14,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"gatemesh/cluster"
+	"gatemesh/node/api"
 )
 
 // ErrReset is returned by [Node.Run] when the gateway has given up its cluster: a new Node of the same directory goes
@@ -51,17 +54,43 @@ const flagsFile = "flags.json"
 // savedName is a name for a directory with what a gateway was.
 func savedName(now time.Time) string { return "before-" + now.UTC().Format("20060102T150405") }
 
-// noteReset has the next Node begin anew as the note says, once this one ends by giveUp. The note is durable when it returns.
-func (n *Node) noteReset(r resetNote) error {
+// noteReset has the next Node begin anew as the note says, once this one ends by giveUp. The note is durable when it
+// returns where it will put what the gateway was. From then on no change is taken, which nobody would have. There is one note: who comes second is refused.
+func (n *Node) noteReset(r resetNote) (saved string, err error) {
+	if !n.resets.CompareAndSwap(false, true) {
+		return "", api.Errorf(api.Unavailable, "wait until it has ended", "the gateway is leaving its cluster already")
+	}
+	if !r.Back {
+		r.Saved = unused(n.cfg.Data, r.Saved)
+	}
+	n.store.Unseal(expelled)
+	n.store.Seal(leaving)
 	b, err := json.Marshal(r)
 	if err == nil {
-		err = WriteFile(filepath.Join(n.cfg.Data, resetFile), b)
+		err = writeNew(filepath.Join(n.cfg.Data, resetFile), b)
 	}
 	if err != nil {
-		return fmt.Errorf("note reset: %w", err)
+		n.store.Unseal(leaving)
+		n.resets.Store(false)
+		return "", fmt.Errorf("note reset: %w", err)
 	}
-	n.resets.Store(true)
-	return nil
+	return filepath.Join(n.cfg.Data, r.Saved), nil
+}
+
+// leaving is what changes are refused with once a reset is noted.
+var leaving = &cluster.SealedError{
+	Reason: "this gateway is leaving its cluster: it takes no changes any more", Advice: "make the change at another gateway",
+}
+
+// unused returns a name that nothing in a directory has: name, or name and a number.
+func unused(dir, name string) string {
+	free := name
+	for i := 2; ; i++ {
+		if _, err := os.Lstat(filepath.Join(dir, free)); err != nil {
+			return free
+		}
+		free = fmt.Sprintf("%s-%d", name, i)
+	}
 }
 
 // readReset returns the note, and whether there is one.
@@ -170,7 +199,7 @@ func (n *Node) putBack(cause error) error {
 		return cause
 	}
 	n.log.Error("the cluster that claimed this gateway does not let it in; it goes back to what it was", "err", cause)
-	if err := n.noteReset(resetNote{Saved: saved, Back: true}); err != nil {
+	if _, err := n.noteReset(resetNote{Saved: saved, Back: true}); err != nil {
 		return errors.Join(cause, err)
 	}
 	return ErrReset

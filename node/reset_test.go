@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"gatemesh/cluster"
+	"gatemesh/node/api"
 )
 
 // lay makes the files of a data directory.
@@ -115,5 +118,37 @@ func TestResetNotes(t *testing.T) {
 	seed, key := newSeed()
 	if b, err := hex.DecodeString(seed); err != nil || string(b) != string(key.Seed()) {
 		t.Errorf("%x, %v", b, err)
+	}
+}
+
+// There is one note: a second one does not take its place, and no earlier copy is in its way.
+func TestResetNotesExcludeEachOther(t *testing.T) {
+	dir := t.TempDir()
+	store, err := cluster.Open(cluster.Config{Node: cluster.Node{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	n := &Node{cfg: Config{Data: dir}, store: store}
+	lay(t, dir, map[string]string{"before/store/1": "of a reset in the same second"})
+	saved, err := n.noteReset(resetNote{Saved: "before", Seed: "first"})
+	if err != nil || saved != filepath.Join(dir, "before-2") {
+		t.Errorf("%s, %v", saved, err)
+	}
+	if store.Refusal() == nil {
+		t.Error("changes are taken on")
+	}
+	var busy *api.Error
+	if _, err := n.noteReset(resetNote{Saved: "before", Seed: "second"}); !errors.As(err, &busy) || busy.Code != api.Unavailable {
+		t.Errorf("a second note: %v", err)
+	}
+	if r, due, err := readReset(dir); err != nil || !due || r.Seed != "first" || r.Saved != "before-2" {
+		t.Errorf("%+v, %v, %v", r, due, err)
+	}
+	// What another process has left is not overwritten either, and then changes are taken on.
+	m := &Node{cfg: Config{Data: dir}, store: store}
+	store.Unseal(leaving)
+	if _, err := m.noteReset(resetNote{Saved: "other", Seed: "third"}); err == nil || m.resets.Load() || store.Refusal() != nil {
+		t.Errorf("over a note: %v, %v", err, store.Refusal())
 	}
 }
