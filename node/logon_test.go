@@ -151,6 +151,11 @@ func TestJoinByLogon(t *testing.T) {
 		if err := try(a, "anna", "korrekt pferd anna"); !says(err, "locked after too many wrong passwords, for another 10 minutes") {
 			t.Errorf("locked: %v", err)
 		}
+		y := w.Gateway(4, "y") // what comes from elsewhere locks nobody here
+		knock(y, a, &person{user: "anna", password: "falsch"})
+		if err := y.Ended(time.Minute); !says(err, wrong) {
+			t.Errorf("from elsewhere: %v", err)
+		}
 		for range 3 { // nobody is treated as somebody is
 			if err := try(a, "nobody", "falsch"); !says(err, wrong) {
 				t.Errorf("nobody: %v", err)
@@ -194,7 +199,6 @@ func TestJoinByLogon(t *testing.T) {
 		}
 
 		time.Sleep(10 * time.Minute)
-		y := w.Gateway(4, "y")
 		knock(y, a, &person{user: "anna", password: "korrekt pferd anna"})
 		w.WaitReady(15*time.Second, a, b, x, y)
 		if err := a.RemoveUser(ctx, "anna"); err != nil {
