@@ -16,6 +16,7 @@ import (
 
 	"gatemesh/cluster"
 	"gatemesh/mesh"
+	"gatemesh/mesh/meshtest"
 	"gatemesh/node"
 	"gatemesh/node/api"
 	"gatemesh/node/nodetest"
@@ -218,4 +219,54 @@ func TestJoinByToken(t *testing.T) {
 func failure(w *nodetest.World, g *nodetest.Gateway, change ...func(*node.Config)) error {
 	g.Start(change...)
 	return g.Failure(time.Minute)
+}
+
+// A gateway that has restarted counts uses once it has heard from another one: its disk may have been set back. The
+// administrator is told. One that has nobody counts at once.
+func TestTokensWaitForAPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 1)
+		a, b := w.Gateway(1, "a"), w.Gateway(2, "b")
+		a.Start()
+		w.WaitReady(6*time.Second, a)
+		join := func(i int, token node.JoinToken) error {
+			key := ed25519.NewKeyFromSeed(append(make([]byte, 31), byte(i)))
+			return newcomer{key, w.Net.Host(meshtest.Addr(20 + i))}.join(token, a, idOf(t, a))
+		}
+		state := func() string {
+			all, err := a.ListTokens(t.Context())
+			if err != nil || len(all) == 0 {
+				t.Fatal(all, err)
+			}
+			return all[len(all)-1].State
+		}
+		alone := mintToken(t, a, api.NewToken{})
+		a.Stop()
+		a.Start()
+		w.WaitReady(6*time.Second, a)
+		if at := time.Now(); state() != api.TokenOpen || join(1, alone) != nil || time.Since(at) > time.Second {
+			t.Errorf("alone: %s, after %v", state(), time.Since(at))
+		}
+
+		b.Start()
+		w.Wait("both", 6*time.Second, func() bool { return a.Ready(2) && b.Ready(2) })
+		token := mintToken(t, a, api.NewToken{Uses: 2})
+		time.Sleep(time.Second)
+		b.Stop()
+		a.Stop()
+		a.Start()
+		w.Wait("a", 6*time.Second, func() bool { return a.Ready(1) })
+		var no *mesh.RefusedError
+		if err := join(2, token); !errors.As(err, &no) || !strings.Contains(no.Reason, "has not heard from another one") {
+			t.Errorf("while the other is away: %v", err)
+		}
+		if state() != api.TokenWaiting || w.Logged("taken once another gateway is heard") != 1 {
+			t.Errorf("the administrator sees: %s", state())
+		}
+		b.Start()
+		w.Wait("both again", 15*time.Second, func() bool { return a.Ready(2) && b.Ready(2) })
+		if err := join(2, token); err != nil || state() != api.TokenOpen {
+			t.Errorf("with the other: %v, %s", err, state())
+		}
+	})
 }

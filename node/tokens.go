@@ -263,6 +263,8 @@ func (n *Node) token(t cluster.Token, terms tokenTerms, names map[cluster.Node]s
 		out.State = api.TokenExpired
 	case !current:
 		out.State = api.TokenInvalid
+	case t.Issuer == n.self && !n.counts():
+		out.State = api.TokenWaiting
 	default:
 		out.State = api.TokenOpen
 	}

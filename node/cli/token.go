@@ -63,6 +63,9 @@ func tokenCreate(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
+		if t.State == api.TokenWaiting {
+			fmt.Fprintf(c.App.ErrWriter, "warning: this gateway has not heard from another one since it started; it takes tokens once it has\n")
+		}
 		join := "gatemesh up --join " + t.Secret
 		switch {
 		case c.Bool("json"):
