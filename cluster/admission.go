@@ -70,8 +70,8 @@ func (s *Store) Admit(ctx context.Context, a Admission) error {
 	})
 }
 
-// Admitted returns the admission of a gateway and whether it stands. One that is returned and does not stand was written
-// by an evicted gateway, see Suspended.
+// Admitted returns the admission of a gateway and whether it stands. One that is returned and does not stand was
+// written by an evicted gateway, see Suspended.
 func (s *Store) Admitted(n Node) (a Admission, ok bool, err error) {
 	err = s.view(func(txn *badger.Txn) error {
 		e, err := readEntity(snapshot{txn}, admissionRef(n))

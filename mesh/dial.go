@@ -168,7 +168,8 @@ func (m *Mesh) refuse(w *wire, theirs hello, code reason) error {
 	text := ""
 	if _, ok := common(theirs.ProtoMin, theirs.ProtoMax); !ok && code == refusedVersion {
 		text = unlike(theirs.ProtoMin, theirs.ProtoMax)
-		e.Reason += fmt.Sprintf(": it speaks %s of the protocol, we %s", versions(theirs.ProtoMin, theirs.ProtoMax), versions(protoMin, protoMax))
+		e.Reason += fmt.Sprintf(": it speaks %s of the protocol, we %s", versions(theirs.ProtoMin, theirs.ProtoMax),
+			versions(protoMin, protoMax))
 	}
 	w.refuse(code, text)
 	return e

@@ -247,7 +247,9 @@ func (m *Mesh) tryAbsent(ctx context.Context, seeds []netip.AddrPort, turns map[
 	}
 	if !all {
 		mrand.Shuffle(len(book), func(i, j int) { book[i], book[j] = book[j], book[i] })
-		book = []netip.AddrPort{slices.MinFunc(book, func(a, b netip.AddrPort) int { return cmp.Compare(turns[a], turns[b]) })}
+		book = []netip.AddrPort{slices.MinFunc(book, func(a, b netip.AddrPort) int {
+			return cmp.Compare(turns[a], turns[b])
+		})}
 	}
 	if len(turns) > maxWho {
 		clear(turns)

@@ -22,7 +22,10 @@ func TestStrangersDoNotFillTheLog(t *testing.T) {
 		time.Sleep(strangerPause)
 		l.Warn("wrong key", "from", "d")
 		got := strings.Split(strings.TrimSpace(out.String()), "\n")
-		want := []string{`msg="wrong key" from=a`, `msg="wrong code" from=b`, `msg="wrong key" from=c not_shown=999`, `msg="wrong key" from=d`}
+		want := []string{
+			`msg="wrong key" from=a`, `msg="wrong code" from=b`, `msg="wrong key" from=c not_shown=999`,
+			`msg="wrong key" from=d`,
+		}
 		if len(got) != len(want) {
 			t.Fatalf("%q", got)
 		}

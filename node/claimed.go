@@ -201,7 +201,8 @@ func (c *claimable) examine(ctx context.Context, secret [32]byte, o claimOffer) 
 	case string(token.Cluster) == string(about.Cluster):
 		return refuse("", "it is a gateway of this cluster already")
 	case about.Connected > 0 && !o.Force:
-		return refuse("remove it there first, or use --force: they go on without it", "%d other gateways are connected to it", about.Connected)
+		return refuse("remove it there first, or use --force: they go on without it", "%d other gateways are connected to it",
+			about.Connected)
 	case about.Devices > o.Devices:
 		return refuse("look again", "it has %d devices by now, not %d", about.Devices, o.Devices)
 	}
@@ -265,5 +266,8 @@ func (n *Node) ClaimCode(ctx context.Context, q api.ClaimCodeQuery) (api.ClaimCo
 		return api.ClaimCode{}, err
 	}
 	n.note(ctx, action, "claim code")
-	return api.ClaimCode{Code: code.String(), Mesh: p.mesh.Addr().String(), Fingerprint: cluster.Node(p.mesh.ID()).String()}, nil
+	return api.ClaimCode{
+		Code: code.String(), Mesh: p.mesh.Addr().String(),
+		Fingerprint: cluster.Node(p.mesh.ID()).String(),
+	}, nil
 }

@@ -34,13 +34,15 @@ func TestCodeRenewedMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var no *mesh.RefusedError
-	if _, err := c.examine(t.Context(), old.secret(), claimOffer{}); !errors.As(err, &no) || !strings.Contains(no.Reason, "renewed meanwhile") {
+	if _, err := c.examine(t.Context(), old.secret(), claimOffer{}); !errors.As(err, &no) ||
+		!strings.Contains(no.Reason, "renewed meanwhile") {
 		t.Errorf("%v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, claimFile)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.examine(t.Context(), ClaimCode("").secret(), claimOffer{}); !errors.As(err, &no) || !strings.Contains(no.Reason, "renewed meanwhile") {
+	if _, err := c.examine(t.Context(), ClaimCode("").secret(), claimOffer{}); !errors.As(err, &no) ||
+		!strings.Contains(no.Reason, "renewed meanwhile") {
 		t.Errorf("none: %v", err)
 	}
 }

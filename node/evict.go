@@ -190,7 +190,8 @@ func findWaiting(all []cluster.Admission, ref string) (cluster.Admission, error)
 		candidates = append(candidates, fmt.Sprintf("%s (%s)", cmp.Or(a.Name, "without a name"), id(a)))
 	}
 	slices.Sort(candidates)
-	return cluster.Admission{}, api.Errorf(api.Ambiguous, "use one of these ids", "%q is ambiguous: %s", ref, listed(candidates))
+	return cluster.Admission{}, api.Errorf(api.Ambiguous, "use one of these ids", "%q is ambiguous: %s", ref,
+		listed(candidates))
 }
 
 // minGatewayID is how many digits of a gateway's id name it.

@@ -25,7 +25,10 @@ func TestFindWaiting(t *testing.T) {
 	}
 	other := key(1 << 40)
 	all := []cluster.Admission{{Key: a, Name: "one"}, {Key: b, Name: "twin"}, {Key: other, Name: "twin"}}
-	for ref, want := range map[string][]byte{"one": a, id(a): a, id(b): b, id(other): other, id(other)[:minGatewayID]: other} {
+	for ref, want := range map[string][]byte{
+		"one": a, id(a): a, id(b): b, id(other): other,
+		id(other)[:minGatewayID]: other,
+	} {
 		if got, err := findWaiting(all, ref); err != nil || id(got.Key) != id(want) {
 			t.Errorf("%s: %v, %v", ref, got, err)
 		}

@@ -20,7 +20,8 @@ import (
 
 // A gateway that was evicted may not have been told by the cluster's data, of which it is sent no more. It learns it
 // when members refuse it. Who says so has proven the key of a member, and is believed as long as fewer others keep a
-// link: one that lies stops nobody whom the others have, and those whom it has brought along do not save an evicted one.
+// link: one that lies stops nobody whom the others have, and those whom it has brought along do not save an evicted
+// one.
 
 const (
 	// exileFile remembers, in the data directory, that this gateway was evicted.
@@ -39,7 +40,8 @@ const joinAgain = "its key is never admitted again: to have this machine back, s
 
 // expelled is what changes are refused with from when this gateway believes that it was evicted: nobody takes them.
 var expelled = &cluster.SealedError{
-	Reason: "this gateway was evicted from its cluster: it takes no changes any more", Advice: "make the change at another gateway",
+	Reason: "this gateway was evicted from its cluster: it takes no changes any more",
+	Advice: "make the change at another gateway",
 }
 
 // exile is what others say of this gateway's membership.

@@ -59,7 +59,8 @@ func (f *flaky) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return f.Network.Dial(ctx, to)
 }
 
-// A newcomer that is cut off, wherever that is, gets in with the same command; once it has a token nobody is asked again.
+// A newcomer that is cut off, wherever that is, gets in with the same command; once it has a token nobody is asked
+// again.
 func TestLogonIsCutOff(t *testing.T) {
 	node.CheapPasswords(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -116,7 +117,8 @@ func TestJoinByLogon(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := a.AddUser(ctx, api.NewUser{Name: "anna", Password: "korrekt pferd"}); !refused(err, `user "anna" exists`) {
+		if _, err := a.AddUser(ctx, api.NewUser{Name: "anna", Password: "korrekt pferd"}); !refused(err,
+			`user "anna" exists`) {
 			t.Errorf("twice: %v", err)
 		}
 		if _, err := a.AddUser(ctx, api.NewUser{Name: "carl", Password: "kurz"}); !refused(err, "cannot be a password") {

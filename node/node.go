@@ -359,7 +359,10 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	public := n.offers().Public
 
 	if n.cfg.Started != nil {
-		n.cfg.Started(Started{Begun: came.begun, Joined: came.joined, Key: n.clusterKey(), Mesh: p.mesh.Addr(), Public: public})
+		n.cfg.Started(Started{
+			Begun: came.begun, Joined: came.joined, Key: n.clusterKey(), Mesh: p.mesh.Addr(),
+			Public: public,
+		})
 	}
 	n.log.Info("gateway starts", "name", n.name, "id", n.self, "version", n.cfg.Version,
 		"dataplane", plane, "listen", p.vpn.Port(), "mesh", p.mesh.Addr(), "public", public,

@@ -64,7 +64,9 @@ func TestMaxInstancesAcrossASplit(t *testing.T) {
 			t.Fatal("no reply in a half")
 		}
 		w.Net.Heal(half(a, c), half(b, d))
-		took := w.Wait("the later one stops", 20*time.Second, func() bool { return !status(t, d).Ready && status(t, d).Gateways == 4 })
+		took := w.Wait("the later one stops", 20*time.Second, func() bool {
+			return !status(t, d).Ready && status(t, d).Gateways == 4
+		})
 		t.Log("the later one stopped", took, "after the split was healed")
 		if why := status(t, d).NotReady; !strings.Contains(why, "max-instances") {
 			t.Errorf("says of itself: %q", why)
@@ -150,7 +152,8 @@ func TestReset(t *testing.T) {
 		if at == nil {
 			t.Fatal("the device is nowhere")
 		}
-		if _, err := at.ResetGateway(t.Context(), api.Reset{}); err == nil || !strings.Contains(err.Error(), "2 other gateways") {
+		if _, err := at.ResetGateway(t.Context(), api.Reset{}); err == nil ||
+			!strings.Contains(err.Error(), "2 other gateways") {
 			t.Errorf("without force: %v", err)
 		}
 		was := status(t, at).ID
@@ -208,7 +211,10 @@ func TestResetTakesNoChanges(t *testing.T) {
 				}
 				name := fmt.Sprintf("d%d", i)
 				_, public := vpntest.NewKey()
-				_, err := c.AddDevice(context.Background(), api.NewDevice{Name: name, PublicKey: base64.StdEncoding.EncodeToString(public[:])})
+				_, err := c.AddDevice(context.Background(), api.NewDevice{
+					Name:      name,
+					PublicKey: base64.StdEncoding.EncodeToString(public[:]),
+				})
 				if err == nil {
 					names = append(names, name)
 				} else {

@@ -55,7 +55,8 @@ const flagsFile = "flags.json"
 func savedName(now time.Time) string { return "before-" + now.UTC().Format("20060102T150405") }
 
 // noteReset has the next Node begin anew as the note says, once this one ends by giveUp. The note is durable when it
-// returns where it will put what the gateway was. From then on no change is taken, which nobody would have. There is one note: who comes second is refused.
+// returns where it will put what the gateway was. From then on no change is taken, which nobody would have. There is
+// one note: who comes second is refused.
 func (n *Node) noteReset(r resetNote) (saved string, err error) {
 	if !n.resets.CompareAndSwap(false, true) {
 		return "", api.Errorf(api.Unavailable, "wait until it has ended", "the gateway is leaving its cluster already")
@@ -79,7 +80,8 @@ func (n *Node) noteReset(r resetNote) (saved string, err error) {
 
 // leaving is what changes are refused with once a reset is noted.
 var leaving = &cluster.SealedError{
-	Reason: "this gateway is leaving its cluster: it takes no changes any more", Advice: "make the change at another gateway",
+	Reason: "this gateway is leaving its cluster: it takes no changes any more",
+	Advice: "make the change at another gateway",
 }
 
 // unused returns a name that nothing in a directory has: name, or name and a number.
@@ -158,7 +160,8 @@ func (r resetNote) away(dir, saved string) error {
 	if r.Token != "" || r.Join != "" {
 		b, err := json.Marshal(joining{Token: r.Token, Key: r.Key, Join: r.Join})
 		if err == nil {
-			err = errors.Join(WriteFile(filepath.Join(dir, joiningFile), b), WriteFile(filepath.Join(dir, onTrialFile), []byte(r.Saved+"\n")),
+			err = errors.Join(WriteFile(filepath.Join(dir, joiningFile), b),
+				WriteFile(filepath.Join(dir, onTrialFile), []byte(r.Saved+"\n")),
 				WriteFile(filepath.Join(dir, claimedFile), []byte(r.Saved+"\n")))
 		}
 		if err != nil {
@@ -168,7 +171,8 @@ func (r resetNote) away(dir, saved string) error {
 	return WriteFile(filepath.Join(dir, identityFile), []byte(r.Seed+"\n"))
 }
 
-// claimedFile says that the gateway was claimed: what its command line says of a cluster may be of the one that it has left.
+// claimedFile says that the gateway was claimed: what its command line says of a cluster may be of the one that it has
+// left.
 const claimedFile = "claimed"
 
 // onTrialFile names the directory that is put back if the gateway, which was claimed, is not let in.

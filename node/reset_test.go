@@ -45,20 +45,27 @@ func TestResetIsCutShort(t *testing.T) {
 	}
 	away := resetNote{Saved: "before", Seed: seed, Token: "gmt1-x"}
 	is := map[string]string{
-		"node.key": seed, "store/1": "", "flags.json": "{}", "claim-code": "", "restored": "", "joining.json": `{"token":"gmt1-x"}`,
-		"on-trial": "before", "claimed": "before", "reset.json": "",
-		"before/node.key": "old", "before/store/1": "a", "before/flags.json": "{}", "before/claim-code": "code", "before/restored": "then",
+		"node.key": seed, "store/1": "", "flags.json": "{}", "claim-code": "", "restored": "",
+		"joining.json": `{"token":"gmt1-x"}`,
+		"on-trial":     "before", "claimed": "before", "reset.json": "",
+		"before/node.key": "old", "before/store/1": "a", "before/flags.json": "{}", "before/claim-code": "code",
+		"before/restored": "then",
 	}
-	// What a crash may have left, each with what lies there beside or in place of the old files; "" is a file that is gone.
+	// What a crash may have left, each with what lies there beside or in place of the old files; "" is a file that is
+	// gone.
 	for what, change := range map[string]map[string]string{
 		"nothing":              {},
 		"the key saved":        {"before/node.key": "old"},
 		"the store moved":      {"before/node.key": "old", "before/store/1": "a", "store/1": ""},
 		"a new store was open": {"before/node.key": "old", "before/store/1": "a", "store/1": "", "store/2": "new"},
-		"files moved":          {"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": ""},
+		"files moved": {
+			"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code",
+			"claim-code": "",
+		},
 		"all but the note": {
-			"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": "", "before/restored": "then",
-			"restored": "", "before/flags.json": "{}", "joining.json": "{}", "node.key": seed,
+			"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": "",
+			"before/restored": "then",
+			"restored":        "", "before/flags.json": "{}", "joining.json": "{}", "node.key": seed,
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -89,7 +96,10 @@ func TestResetIsCutShort(t *testing.T) {
 				if err := finishReset(dir, resetNote{Saved: "before", Back: true}); err != nil {
 					t.Fatal(err)
 				}
-				want := map[string]string{"joining.json": "", "on-trial": "", "claimed": "", "reset.json": "", "before/node.key": ""}
+				want := map[string]string{
+					"joining.json": "", "on-trial": "", "claimed": "", "reset.json": "",
+					"before/node.key": "",
+				}
 				for name, text := range old {
 					want[name] = text
 				}
@@ -139,7 +149,8 @@ func TestResetNotesExcludeEachOther(t *testing.T) {
 		t.Error("changes are taken on")
 	}
 	var busy *api.Error
-	if _, err := n.noteReset(resetNote{Saved: "before", Seed: "second"}); !errors.As(err, &busy) || busy.Code != api.Unavailable {
+	if _, err := n.noteReset(resetNote{Saved: "before", Seed: "second"}); !errors.As(err, &busy) ||
+		busy.Code != api.Unavailable {
 		t.Errorf("a second note: %v", err)
 	}
 	if r, due, err := readReset(dir); err != nil || !due || r.Seed != "first" || r.Saved != "before-2" {
@@ -148,7 +159,8 @@ func TestResetNotesExcludeEachOther(t *testing.T) {
 	// What another process has left is not overwritten either, and then changes are taken on.
 	m := &Node{cfg: Config{Data: dir}, store: store}
 	store.Unseal(leaving)
-	if _, err := m.noteReset(resetNote{Saved: "other", Seed: "third"}); err == nil || m.resets.Load() || store.Refusal() != nil {
+	if _, err := m.noteReset(resetNote{Saved: "other", Seed: "third"}); err == nil || m.resets.Load() ||
+		store.Refusal() != nil {
 		t.Errorf("over a note: %v, %v", err, store.Refusal())
 	}
 }

@@ -39,7 +39,10 @@ func (n *Node) tokenSecrets(claims []byte) ([][32]byte, error) {
 		}
 	}
 	if out == nil {
-		return nil, &mesh.RefusedError{Reason: "the join token was made under a cluster key that has been replaced", Hint: anotherToken}
+		return nil, &mesh.RefusedError{
+			Reason: "the join token was made under a cluster key that has been replaced",
+			Hint:   anotherToken,
+		}
 	}
 	return out, nil
 }

@@ -112,7 +112,8 @@ func (n *Node) tellUncounted() {
 		}
 	}
 	if open > 0 && !n.counts() {
-		n.log.Warn("join tokens made here are taken once another gateway is heard: only then it is sure which are used", "open", open)
+		n.log.Warn("join tokens made here are taken once another gateway is heard: only then it is sure which are used",
+			"open", open)
 	}
 }
 

@@ -185,7 +185,8 @@ func TestJoinByToken(t *testing.T) {
 		d := w.Gateway(4, "d")
 		token = mintToken(t, a, api.NewToken{})
 		d.Skew(2 * time.Minute)
-		if err := failure(w, d, byToken); !strings.Contains(err.Error(), "the clocks differ by 2m0s") || !strings.Contains(err.Error(), " at a") {
+		if err := failure(w, d, byToken); !strings.Contains(err.Error(), "the clocks differ by 2m0s") ||
+			!strings.Contains(err.Error(), " at a") {
 			t.Errorf("a clock that is fast: %v", err)
 		}
 		d.Skew(-30 * time.Second)
@@ -209,7 +210,8 @@ func TestJoinByToken(t *testing.T) {
 		impostor.Start(func(cfg *node.Config) { cfg.Key = nil })
 		w.WaitReady(6*time.Second, impostor)
 		token.Places = token.Places[:1]
-		if err := failure(w, e, byToken); !strings.Contains(err.Error(), "another gateway than the one that the join token names") {
+		if err := failure(w, e, byToken); !strings.Contains(err.Error(),
+			"another gateway than the one that the join token names") {
 			t.Errorf("an impostor: %v", err)
 		}
 	})

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// tries bounds how often a secret is guessed by one who guesses. Nobody is locked for what others do. A try counts when it begins, so that many at
-// once are no way round it. It keeps at most maxTriers entries, and forgets the oldest for lack of room.
+// tries bounds how often a secret is guessed by one who guesses. Nobody is locked for what others do. A try counts when
+// it begins, so that many at once are no way round it. It keeps at most maxTriers entries, and forgets the oldest for
+// lack of room.
 type tries struct {
 	each    int           // wrong tries that lock one; 0: any number may be made
 	lockout time.Duration // after the last of them; also how long a wrong try counts

@@ -60,7 +60,12 @@ func TestTries(t *testing.T) {
 	for _, c := range []struct {
 		d    time.Duration
 		want string
-	}{{time.Second, "1 minute"}, {time.Minute, "1 minute"}, {time.Minute + 1, "2 minutes"}, {10 * time.Minute, "10 minutes"}} {
+	}{
+		{time.Second, "1 minute"},
+		{time.Minute, "1 minute"},
+		{time.Minute + 1, "2 minutes"},
+		{10 * time.Minute, "10 minutes"},
+	} {
 		if got := minutes(c.d); got != c.want {
 			t.Errorf("%v: %s", c.d, got)
 		}
