@@ -222,7 +222,7 @@ func (m *Mesh) readBook() []netip.AddrPort {
 	}
 	book, booked := m.cfg.Book(), map[netip.Addr]bool{}
 	for _, a := range book {
-		booked[a.Addr().Unmap()] = true
+		booked[a.Addr().Unmap().WithZone("")] = true
 	}
 	m.mu.Lock()
 	m.booked = booked

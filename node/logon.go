@@ -16,8 +16,8 @@ const grantTTL = 10 * time.Minute
 
 var errLogon = &mesh.RefusedError{
 	Reason: "the name or the password is wrong",
-	Hint: fmt.Sprintf("after %d wrong passwords from here a user is locked for %s, from here at that gateway", logonTries,
-		minutes(logonLockout)),
+	Hint: fmt.Sprintf("after %d wrong passwords a user is locked for %s at that gateway, for the address they came from",
+		logonTries, minutes(logonLockout)),
 }
 
 // errLogonSlow is errLogon while log-ons wait.

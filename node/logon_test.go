@@ -153,6 +153,9 @@ func TestJoinByLogon(t *testing.T) {
 		if err := try(a, "anna", "korrekt pferd anna"); !says(err, "locked after too many wrong passwords, for another 10 minutes") {
 			t.Errorf("locked: %v", err)
 		}
+		if lines := w.Logged("log-on refused: wrong name or password"); lines != 1 {
+			t.Errorf("%d lines are logged", lines)
+		}
 		y := w.Gateway(4, "y") // what comes from elsewhere locks nobody here
 		knock(y, a, &person{user: "anna", password: "falsch"})
 		if err := y.Ended(time.Minute); !says(err, wrong) {

@@ -16,7 +16,6 @@ import (
 
 	"gatemesh/cluster"
 	"gatemesh/mesh"
-	"gatemesh/mesh/meshtest"
 	"gatemesh/node"
 	"gatemesh/node/api"
 	"gatemesh/node/nodetest"
@@ -233,7 +232,7 @@ func TestTokensWaitForAPeer(t *testing.T) {
 		w.WaitReady(6*time.Second, a)
 		join := func(i int, token node.JoinToken) error {
 			key := ed25519.NewKeyFromSeed(append(make([]byte, 31), byte(i)))
-			return newcomer{key, w.Net.Host(meshtest.Addr(20 + i))}.join(token, a, idOf(t, a))
+			return newcomer{key, w.Net.Host(w.Gateway(20+i, "x").Addr)}.join(token, a, idOf(t, a))
 		}
 		state := func() string {
 			all, err := a.ListTokens(t.Context())
