@@ -155,15 +155,18 @@ func (s *Store) Gateway(n Node) (g Gateway, err error) {
 func (s *Store) Gateways() ([]Gateway, error) {
 	var gs []Gateway
 	err := s.view(func(txn *badger.Txn) error {
+		v, err := readVerdicts(snapshot{txn})
+		if err != nil {
+			return err
+		}
 		return eachOf(txn, kindGateway, func(id []byte, e *entity) error {
 			if len(id) != len(Node{}) {
 				return nil
 			}
-			a, err := readEntity(snapshot{txn}, admissionRef(Node(id)))
-			if err == nil && !a.evicted() {
+			if _, evicted := v.of[Node(id)]; !evicted {
 				gs = append(gs, gatewayOf(Node(id), e))
 			}
-			return err
+			return nil
 		})
 	})
 	slices.SortFunc(gs, func(a, b Gateway) int {
