@@ -311,6 +311,18 @@ func (s *Store) Subscribe(fn func([]Ref)) {
 // Changed is signalled after writes of our own.
 func (s *Store) Changed() <-chan struct{} { return s.changed }
 
+// Blank reports whether nothing stands here.
+func (s *Store) Blank() (blank bool, err error) {
+	err = s.view(func(txn *badger.Txn) error {
+		it := txn.NewIterator(keysOnly([]byte{atEntity}))
+		defer it.Close()
+		it.Rewind()
+		blank = !it.Valid()
+		return nil
+	})
+	return blank, err
+}
+
 // CountDevices returns the number of devices. It costs nothing.
 func (s *Store) CountDevices() int { return int(s.devices.Load()) }
 

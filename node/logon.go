@@ -36,7 +36,7 @@ func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password stri
 			Hint:   "wait, log on at another gateway, or use a token: `gatemesh token create`",
 		}
 	}
-	ok, err := n.checkPassword(ctx, user, password)
+	ok, stale, err := n.checkPassword(ctx, user, password)
 	if err != nil {
 		n.logons.undo(user)
 		log.Error("log-on not checked", "err", err)
@@ -47,6 +47,13 @@ func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password stri
 		return nil, errLogon
 	}
 	n.logons.right(user)
+	if stale {
+		log.Warn("log-on refused: the password is older than an eviction")
+		return nil, &mesh.RefusedError{
+			Reason: "the password is older than the last eviction: the evicted gateway may know it",
+			Hint:   fmt.Sprintf("set another one at a member: `gatemesh user password %s`", user),
+		}
+	}
 	if _, err := n.permits(c); err != nil {
 		log.Warn("log-on refused by the cluster's rules", "err", err)
 		return nil, err
@@ -65,17 +72,19 @@ func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password stri
 	return []byte(token.Secret), nil
 }
 
-// checkPassword says whether a user has a password. It takes as long for a user who does not exist.
-func (n *Node) checkPassword(ctx context.Context, user, password string) (bool, error) {
+// checkPassword says whether a user has a password, and whether an evicted gateway may know it. It takes as long for a
+// user who does not exist.
+func (n *Node) checkPassword(ctx context.Context, user, password string) (is, stale bool, err error) {
 	u, err := n.store.User(user)
 	if err != nil && !errors.Is(err, cluster.ErrNotFound) {
-		return false, err
+		return false, false, err
 	}
 	v, ok := parseVerifier(u.Verifier)
-	if !ok || u.Role != cluster.RoleAdmin {
+	if !ok || u.Role != cluster.RoleAdmin || u.Suspended {
 		v = nobody()
 	}
-	return v.is(ctx, password)
+	is, err = v.is(ctx, password)
+	return is, u.Stale, err
 }
 
 // clipText cuts what a stranger said to what a log line should have of it.

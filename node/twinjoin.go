@@ -48,8 +48,12 @@ func (n *Node) joinOlder(ctx context.Context, p *parts) bool {
 	if id, err := mesh.Meet(ctx, n.key, n.cfg.Network, oldest.seen.From); err != nil || id != oldest.seen.ID {
 		return false
 	}
+	key, err := n.clusterKey()
+	if err != nil {
+		return false
+	}
 	seed, _ := newSeed()
-	note := resetNote{Saved: savedName(n.cfg.Now()), Seed: seed, Key: n.clusterKey().String(), Join: oldest.seen.From.String()}
+	note := resetNote{Saved: savedName(n.cfg.Now()), Seed: seed, Key: key.String(), Join: oldest.seen.From.String()}
 	if err := errors.Join(n.noteTwin(name), n.noteReset(note)); err != nil {
 		n.log.Error("the older cluster with our key is not joined", "err", err)
 		return false

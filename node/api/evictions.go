@@ -28,6 +28,9 @@ type Eviction struct {
 	Written   []Written  `json:"written"`   // by it in the last 30 days, newest first: to be reviewed
 	Suspended []Waiting  `json:"suspended"` // admitted by it unknown to the others: no members until readmitted
 	Exposed   []Exposure `json:"exposed"`   // what it may have read
+	// Passwords names the users who are to be given another password: theirs is older than an eviction, or an evicted
+	// gateway set it. They cannot log on to join.
+	Passwords []string `json:"passwords"`
 }
 
 // Written is a device, setting or other thing that an evicted gateway wrote last.

@@ -96,6 +96,10 @@ func printEviction(w io.Writer, e api.Eviction) error {
 	for _, x := range e.Exposed {
 		fmt.Fprintf(w, "  %s: %s\n", x.What, x.Remedy)
 	}
+	if len(e.Passwords) > 0 {
+		fmt.Fprintf(w, "\nThese users need another password, and cannot log on to join before (`gatemesh user password NAME`): %s\n",
+			strings.Join(e.Passwords, ", "))
+	}
 	if len(e.Suspended) > 0 {
 		fmt.Fprintf(w, "\nIt admitted these unknown to the others; they are no members until `gatemesh gateway admit NAME`:\n")
 		for _, s := range e.Suspended {
