@@ -80,11 +80,8 @@ func (s *Store) Admit(ctx context.Context, a Admission) error {
 // Admitted returns the admission of a gateway and whether it stands. One that is returned and does not stand was written
 // by an evicted gateway, see Suspended.
 func (s *Store) Admitted(n Node) (a Admission, ok bool, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		v, err := readVerdicts(snapshot{txn})
-		if err == nil {
-			a, ok, err = v.standing(snapshot{txn}, n)
-		}
+	err = s.judge(func(txn *badger.Txn, v *verdicts) (err error) {
+		a, ok, err = v.standing(snapshot{txn}, n)
 		return err
 	})
 	return a, ok, err
@@ -100,11 +97,8 @@ func (e *entity) departed() bool { return e.evicted() || e.get(fieldLeft) != nil
 
 // Departed reports whether a gateway was a member and is none any more.
 func (s *Store) Departed(n Node) (yes bool, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		v, err := readVerdicts(snapshot{txn})
-		if err == nil {
-			yes, err = v.departed(snapshot{txn}, n)
-		}
+	err = s.judge(func(txn *badger.Txn, v *verdicts) (err error) {
+		yes, err = v.departed(snapshot{txn}, n)
 		return err
 	})
 	return yes, err
@@ -131,11 +125,7 @@ func (s *Store) Leave(ctx context.Context) error {
 // Admissions returns all admissions that stand, by name, then node.
 func (s *Store) Admissions() ([]Admission, error) {
 	var as []Admission
-	err := s.view(func(txn *badger.Txn) error {
-		v, err := readVerdicts(snapshot{txn})
-		if err != nil {
-			return err
-		}
+	err := s.judge(func(txn *badger.Txn, v *verdicts) error {
 		return v.each(snapshot{txn}, func(a Admission, stands bool) {
 			if stands {
 				as = append(as, a)

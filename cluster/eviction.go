@@ -95,11 +95,15 @@ func (s *Store) Expel(ctx context.Context, n Node) error {
 		if err != nil || !anew {
 			return err
 		}
-		r, err := readRing(t)
+		v, err := readVerdicts(t)
+		if err != nil {
+			return err
+		}
+		r, err := readRing(t, &v)
 		if err != nil || len(r.Keys)+len(r.Former) == 0 {
 			return err
 		}
-		_, err = s.renewKeys(t, &r, KeyKinds...)
+		_, err = s.renewKeys(t, &v, &r, KeyKinds...)
 		return err
 	})
 }
@@ -148,34 +152,29 @@ func (s *Store) evict(t *tx, n Node) (anew bool, err error) {
 
 // Evicted returns the eviction of a gateway and whether there is one.
 func (s *Store) Evicted(n Node) (v Eviction, ok bool, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		all, err := readVerdicts(snapshot{txn})
+	err = s.judge(func(_ *badger.Txn, all *verdicts) error {
 		v, ok = all.of[n]
-		return err
+		return nil
 	})
 	return v, ok, err
 }
 
 // Evictions returns all evictions, the newest first.
 func (s *Store) Evictions() ([]Eviction, error) {
-	var v verdicts
-	err := s.view(func(txn *badger.Txn) (err error) {
-		v, err = readVerdicts(snapshot{txn})
-		return err
+	var all []Eviction
+	err := s.judge(func(_ *badger.Txn, v *verdicts) error {
+		all = slices.SortedFunc(maps.Values(v.of), func(a, b Eviction) int {
+			return cmp.Or(b.At.Compare(a.At), bytes.Compare(a.Node[:], b.Node[:]))
+		})
+		return nil
 	})
-	return slices.SortedFunc(maps.Values(v.of), func(a, b Eviction) int {
-		return cmp.Or(b.At.Compare(a.At), bytes.Compare(a.Node[:], b.Node[:]))
-	}), err
+	return all, err
 }
 
 // Suspended returns those who are no members until a member admits them again, ascending: an evicted gateway admitted
 // them, or who admitted them, beyond what was known of it, or they admitted themselves.
 func (s *Store) Suspended() (all []Admission, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		v, err := readVerdicts(snapshot{txn})
-		if err != nil {
-			return err
-		}
+	err = s.judge(func(txn *badger.Txn, v *verdicts) error {
 		return v.each(snapshot{txn}, func(a Admission, stands bool) {
 			if !stands {
 				all = append(all, a)
@@ -201,11 +200,7 @@ const maxWritings = 1000
 // newest first and at most 1000. What it said of itself, and records of the audit, are left out.
 func (s *Store) Writings(n Node, since time.Time) ([]Writing, error) {
 	found := map[ref]*Writing{}
-	err := s.view(func(txn *badger.Txn) error {
-		v, err := readVerdicts(snapshot{txn})
-		if err != nil {
-			return err
-		}
+	err := s.judge(func(txn *badger.Txn, v *verdicts) error {
 		it := txn.NewIterator(keysOnly(append([]byte{atDot}, n[:]...)))
 		defer it.Close()
 		for it.Rewind(); it.Valid(); it.Next() {

@@ -154,11 +154,7 @@ func (s *Store) Gateway(n Node) (g Gateway, err error) {
 // Gateways returns all gateways that were not evicted, by name, then node.
 func (s *Store) Gateways() ([]Gateway, error) {
 	var gs []Gateway
-	err := s.view(func(txn *badger.Txn) error {
-		v, err := readVerdicts(snapshot{txn})
-		if err != nil {
-			return err
-		}
+	err := s.judge(func(txn *badger.Txn, v *verdicts) error {
 		return eachOf(txn, kindGateway, func(id []byte, e *entity) error {
 			if len(id) != len(Node{}) {
 				return nil

@@ -122,8 +122,8 @@ func holdingsOf(e *entity) map[KeyKind]Holding {
 
 // Ring returns the keys of the cluster and what its members say of them.
 func (s *Store) Ring() (r Ring, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		r, err = readRing(snapshot{txn})
+	err = s.judge(func(txn *badger.Txn, v *verdicts) error {
+		r, err = readRing(snapshot{txn}, v)
 		return err
 	})
 	return r, err
@@ -131,26 +131,20 @@ func (s *Store) Ring() (r Ring, err error) {
 
 // readRing reads the keys that hold. A cluster key does not if another was made by one who knew of more evictions, and
 // none does that an evicted gateway wrote beyond what was known of it.
-func readRing(s source) (Ring, error) {
+func readRing(s source, v *verdicts) (Ring, error) {
 	r := Ring{Former: map[KeyID]KeyKind{}, Held: map[Node]map[KeyKind]Holding{}}
-	v, err := readVerdicts(s)
-	if err != nil {
-		return r, err
-	}
-	err = eachIn(s, kindKey, func(id []byte, e *entity) error {
+	err := eachIn(s, kindKey, func(id []byte, e *entity) error {
 		k, gone, ok := keyOf(id, e)
 		if !ok {
 			return nil
 		}
-		c := e.get(fieldSecret)
-		_, evicted := v.of[c.stamp.author.node()]
 		switch {
 		case gone:
 			r.Former[k.ID] = k.Kind
-		case v.beyond(c):
+		case v.beyond(e.get(fieldSecret)):
 			r.spend(k)
 		default:
-			k.Covers = !evicted && bytes.Equal(k.knew, v.sum())
+			k.Covers = bytes.Equal(k.knew, v.sum())
 			r.Keys = append(r.Keys, k)
 		}
 		return nil
@@ -217,14 +211,18 @@ func (r *Ring) order() {
 // [RingKey]. It returns a *LimitError if too many hold already.
 func (s *Store) RotateKey(ctx context.Context, kind KeyKind, urgent bool, behind ...Node) (k RingKey, err error) {
 	err = s.update(ctx, func(t *tx) error {
-		r, err := readRing(t)
+		v, err := readVerdicts(t)
+		if err != nil {
+			return err
+		}
+		r, err := readRing(t, &v)
 		if err != nil {
 			return err
 		}
 		if n := len(r.Of(kind)); n >= MaxKeys {
 			return &LimitError{What: "number of " + string(kind) + " keys", Got: n + 1, Max: MaxKeys}
 		}
-		if k, err = s.newKey(t, &r, kind, urgent); err != nil {
+		if k, err = s.newKey(&v, &r, kind, urgent); err != nil {
 			return err
 		}
 		if err := t.addKey(&k); err != nil {
@@ -240,20 +238,24 @@ func (s *Store) RotateKey(ctx context.Context, kind KeyKind, urgent bool, behind
 // of a split evicted one each. It returns those that it made.
 func (s *Store) RenewKeys(ctx context.Context) (made []RingKey, err error) {
 	err = s.update(ctx, func(t *tx) error {
-		r, err := readRing(t)
+		v, err := readVerdicts(t)
 		if err != nil {
 			return err
 		}
-		made, err = s.renewKeys(t, &r, r.Uncovered()...)
+		r, err := readRing(t, &v)
+		if err != nil {
+			return err
+		}
+		made, err = s.renewKeys(t, &v, &r, r.Uncovered()...)
 		return err
 	})
 	return made, err
 }
 
 // renewKeys makes keys that are in a hurry, and ends the cluster keys of before if that kind is among them.
-func (s *Store) renewKeys(t *tx, r *Ring, kinds ...KeyKind) (made []RingKey, err error) {
+func (s *Store) renewKeys(t *tx, v *verdicts, r *Ring, kinds ...KeyKind) (made []RingKey, err error) {
 	for _, kind := range kinds {
-		k, err := s.newKey(t, r, kind, true)
+		k, err := s.newKey(v, r, kind, true)
 		if err != nil {
 			return nil, err
 		}
@@ -272,8 +274,7 @@ func (s *Store) renewKeys(t *tx, r *Ring, kinds ...KeyKind) (made []RingKey, err
 }
 
 // newKey draws a key that is newer than all of a ring.
-func (s *Store) newKey(t *tx, r *Ring, kind KeyKind, urgent bool) (RingKey, error) {
-	v, err := readVerdicts(t)
+func (s *Store) newKey(v *verdicts, r *Ring, kind KeyKind, urgent bool) (RingKey, error) {
 	k := RingKey{Kind: kind, Made: s.clock.now(), By: s.node, Urgent: urgent, Covers: true, knew: v.sum()}
 	for _, o := range r.Of(kind) {
 		k.Generation = max(k.Generation, o.Generation)
@@ -287,7 +288,7 @@ func (s *Store) newKey(t *tx, r *Ring, kind KeyKind, urgent bool) (RingKey, erro
 	}
 	_, _ = rand.Read(k.Secret[:]) // never fails, crypto/rand
 	k.ID = KeyIDOf(kind, k.Secret)
-	return k, err
+	return k, nil
 }
 
 func (t *tx) addKey(k *RingKey) error {

@@ -71,6 +71,9 @@ type Store struct {
 	gate   gate
 	volume *volume
 
+	epoch  atomic.Uint64 // raised after each change of an admission
+	judged atomic.Pointer[judged]
+
 	mu          sync.Mutex // guards subscribers
 	subscribers []func([]Ref)
 

@@ -123,16 +123,14 @@ func (s *Store) User(name string) (u User, err error) {
 	if len(name) > maxID {
 		return u, fmt.Errorf("user: %w", ErrNotFound)
 	}
-	err = s.view(func(txn *badger.Txn) error {
+	err = s.judge(func(txn *badger.Txn, v *verdicts) error {
 		e, err := readEntity(snapshot{txn}, userRef(name))
 		if err == nil && !e.alive() {
 			err = fmt.Errorf("user %q: %w", name, ErrNotFound)
 		}
-		if err != nil {
-			return err
+		if err == nil {
+			u = v.user(name, e)
 		}
-		v, err := readVerdicts(snapshot{txn})
-		u = v.user(name, e)
 		return err
 	})
 	return u, err
@@ -140,11 +138,7 @@ func (s *Store) User(name string) (u User, err error) {
 
 // Users returns all users, by name.
 func (s *Store) Users() (all []User, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		v, err := readVerdicts(snapshot{txn})
-		if err != nil {
-			return err
-		}
+	err = s.judge(func(txn *badger.Txn, v *verdicts) error {
 		return eachOf(txn, kindUser, func(id []byte, e *entity) error {
 			if e.alive() {
 				all = append(all, v.user(string(id), e))

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+
+	"github.com/dgraph-io/badger/v4"
 )
 
 // verdicts are the evictions that count, and what follows from them.
@@ -14,6 +16,29 @@ type verdicts struct {
 	// prints are those of all evictions, also of such as do not count, ascending. Who is not told of an eviction cannot
 	// know its print.
 	prints []uint64
+}
+
+// judged is verdicts of a state at least as new as an epoch.
+type judged struct {
+	epoch uint64
+	verdicts
+}
+
+// judge reads one committed state, of which the verdicts are known.
+func (s *Store) judge(fn func(txn *badger.Txn, v *verdicts) error) error {
+	epoch := s.epoch.Load()
+	return s.view(func(txn *badger.Txn) error {
+		j := s.judged.Load()
+		if j == nil || j.epoch != epoch {
+			v, err := readVerdicts(snapshot{txn})
+			if err != nil {
+				return err
+			}
+			j = &judged{epoch, v}
+			s.judged.Store(j)
+		}
+		return fn(txn, &j.verdicts)
+	})
 }
 
 // readVerdicts decides which evictions count: in the order of their stamps all but those that their writer, evicted

@@ -124,7 +124,11 @@ func (n *Node) eviction(v cluster.Eviction) (api.Eviction, error) {
 		})
 	}
 	for _, a := range suspended {
-		if a.Sponsor == v.Node {
+		_, known, err := n.store.Evicted(a.Sponsor)
+		if err != nil {
+			return api.Eviction{}, err
+		}
+		if a.Sponsor == v.Node || !known { // whoever let them in came by an evicted one
 			e.Suspended = append(e.Suspended, api.Waiting{Name: a.Name, ID: cluster.NodeOf(a.Key).String()})
 		}
 	}

@@ -101,7 +101,7 @@ func printEviction(w io.Writer, e api.Eviction) error {
 			strings.Join(e.Passwords, ", "))
 	}
 	if len(e.Suspended) > 0 {
-		fmt.Fprintf(w, "\nIt admitted these unknown to the others; they are no members until `gatemesh gateway admit NAME`:\n")
+		fmt.Fprintf(w, "\nIt, or whom it brought along, admitted these unknown to the others; they are no members until `gatemesh gateway admit NAME`:\n")
 		for _, s := range e.Suspended {
 			fmt.Fprintf(w, "  %s (%s)\n", dash(s.Name), s.ID)
 		}
