@@ -208,7 +208,8 @@ func (m *Mesh) join(s *serf.Serf, a netip.AddrPort) {
 	if m.gossipKnows(a) {
 		return
 	}
-	if _, err := s.Join([]string{a.String()}, true); err != nil {
+	// memberlist takes an address with a zone for a name.
+	if _, err := s.Join([]string{netip.AddrPortFrom(a.Addr().WithZone(""), a.Port()).String()}, true); err != nil {
 		m.log.Debug("serf did not join", "addr", a, "err", err)
 	}
 }

@@ -17,7 +17,8 @@ type Network interface {
 	ListenPacket(addr string) (net.PacketConn, error)
 	// Listen opens a TCP listener at addr, which is [host]:port.
 	Listen(addr string) (net.Listener, error)
-	// Dial opens a TCP connection. It ends with ctx.
+	// Dial opens a TCP connection. It ends with ctx. A link-local address may
+	// lack its zone, also that of a packet that is sent.
 	Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 	// Source returns the local address from which to would be reached. For
 	// the zero Addr it returns the one by which others most likely reach this
@@ -33,7 +34,11 @@ var System Network = system{}
 type system struct{}
 
 func (system) ListenPacket(addr string) (net.PacketConn, error) {
-	return net.ListenPacket("udp", addr)
+	conn, err := net.ListenPacket("udp", addr)
+	if u, ok := conn.(*net.UDPConn); ok {
+		return linkConn{u}, nil
+	}
+	return conn, err
 }
 
 func (system) Listen(addr string) (net.Listener, error) {
@@ -44,7 +49,7 @@ func (system) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	// Heartbeats notice a dead peer long before these probes; they are for
 	// the connections of a join.
 	d := net.Dialer{KeepAlive: 15 * time.Second}
-	return d.DialContext(ctx, "tcp", addr.String())
+	return dialAny(ctx, d, onLinks(addr))
 }
 
 // Source asks the routing table by connecting a UDP socket, which sends
@@ -139,15 +144,17 @@ func fitness(name string, flags net.Flags, ip netip.Addr) int {
 		if r = 1; ip.Is4() {
 			r = 2
 		}
-	case ip.IsLinkLocalUnicast() && ip.Is4():
+	case ip.IsLinkLocalUnicast() && ip.Is6():
 		r = 3
-	case ip.IsGlobalUnicast() && ip.Is6():
+	case ip.IsLinkLocalUnicast():
 		r = 4
-	case ip.IsGlobalUnicast():
+	case ip.IsGlobalUnicast() && ip.Is6():
 		r = 5
+	case ip.IsGlobalUnicast():
+		r = 6
 	}
 	if r > 0 && !within {
-		r += 5
+		r += 6
 	}
 	return r
 }

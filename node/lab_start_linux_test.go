@@ -3,6 +3,7 @@ package node_test
 import (
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,6 +66,51 @@ func startTogether(lab *labtest.Lab, key string) (offsets []time.Duration, ready
 	ready = time.Since(last)
 	waitOneCluster(lab, gws)
 	return offsets, ready, time.Since(last)
+}
+
+// TestLabLinkLocal starts three gateways on a LAN on which hosts have no address
+// but the one that IPv6 gives each of them, and one more link that leads
+// nowhere, as that to containers does.
+func TestLabLinkLocal(t *testing.T) {
+	patient(t)
+	lab := newLab(t)
+	var gws []*labtest.Gateway
+	for i := range 3 {
+		n := lab.Node(string(rune('a'+i)), labtest.LAN, 10+i)
+		n.Run("ip", "-4", "addr", "flush", "dev", "eth1")
+		n.Run("ip", "link", "add", "docker0", "type", "veth", "peer", "name", "inside")
+		n.Run("ip", "link", "set", "docker0", "up")
+		n.Run("ip", "link", "set", "inside", "up")
+		lab.Eventually(recoverLimit, n.Name+" has its address", func() bool {
+			out := n.Run("ip", "-6", "addr", "show", "dev", "eth1")
+			return strings.Contains(out, "fe80::") && !strings.Contains(out, "tentative")
+		})
+		gws = append(gws, n.Gateway(n.Name, 0))
+	}
+	key := drawKey(lab)
+	started := time.Now()
+	for _, g := range gws {
+		g.Start("--name", g.Name, "--key", key)
+	}
+	waitOneCluster(lab, gws)
+	t.Logf("one cluster after %v", time.Since(started).Round(time.Millisecond))
+	for _, m := range gws[0].Gateways() {
+		if !strings.HasPrefix(m.Mesh, "[fe80::") {
+			t.Errorf("%s is at %s", m.Name, m.Mesh)
+		}
+	}
+	id := gatewayIDs(gws)[2]
+	at := gws[2].Kill()
+	for _, g := range gws[:2] {
+		var noticed time.Time
+		lab.Eventually(recoverLimit, g.Name+" gives it up", func() (ok bool) {
+			noticed, ok = gaveUp(g, id, at)
+			return ok
+		})
+		t.Logf("%s noticed the death after %v", g.Name, noticed.Sub(at))
+	}
+	gws[2].Start()
+	waitOneCluster(lab, gws)
 }
 
 // TestLabRestartAll kills all gateways and starts them again without a flag.

@@ -135,10 +135,16 @@ func (g *Gateway) Ready() bool {
 }
 
 // WaitReady waits until the gateway takes devices, and returns how long it
-// waited.
+// waited. One that does not shows where it stands.
 func (g *Gateway) WaitReady() time.Duration {
 	g.lab.tb.Helper()
-	took := g.lab.Eventually(ReadyLimit, g.Name+": "+readyLine, func() bool { return g.Ready() || g.Process.Ended() })
+	took, done := poll(ReadyLimit, func() bool { return g.Ready() || g.Process.Ended() })
+	if !done {
+		g.Process.wanted = true
+		g.Process.Signal(syscall.SIGQUIT) // the runtime writes all stacks
+		g.lab.Observe(time.Second)
+		g.lab.tb.Fatalf("%s: %s: not after %v:\n%s", g.Name, readyLine, ReadyLimit, g.Process.Log()[g.mark:])
+	}
 	if !g.Ready() {
 		g.lab.tb.Fatalf("%s: ended before it was ready", g.Name)
 	}
