@@ -132,8 +132,8 @@
 // An eviction is for good, and says up to where the writes of the evicted one were known. What others took from it
 // without knowing stays, for what that overwrote is gone, and is listed. An admission, an eviction, a key or a
 // password among that counts nowhere until another gateway writes it again. Each who evicts has a field of its own,
-// which is taken from nobody else; evictions are weighed in the order of their stamps, so that whoever is evicted evicts
-// nobody in return. An admission stands if whoever wrote it may have, up to the gateway that admitted itself: all who
+// which is taken from nobody else; they are weighed in the order of their stamps, so that who is evicted evicts nobody
+// in return. An admission stands if whoever wrote it may have, up to the gateway that admitted itself: all who
 // evict say who had, and one that does later, out of a backup, names the evictions that it knew. Cells are not signed:
 // a member can write in another's name as long as it is one. So nothing may be taken from an evicted one itself,
 // and nothing be told to it, which is for those to see to who carry the bytes.

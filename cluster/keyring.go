@@ -234,8 +234,8 @@ func (s *Store) RotateKey(ctx context.Context, kind KeyKind, urgent bool, behind
 	return k, err
 }
 
-// RenewKeys makes new keys of the kinds of which none was made by a member that knew of all evictions, as when two sides
-// of a split evicted one each. It returns those that it made.
+// RenewKeys makes new keys of the kinds of which none was made by a member that knew of all evictions, as when two
+// sides of a split evicted one each. It returns those that it made.
 func (s *Store) RenewKeys(ctx context.Context) (made []RingKey, err error) {
 	err = s.update(ctx, func(t *tx) error {
 		v, err := readVerdicts(t)
@@ -293,7 +293,8 @@ func (s *Store) newKey(v *verdicts, r *Ring, kind KeyKind, urgent bool) (RingKey
 
 func (t *tx) addKey(k *RingKey) error {
 	value, err := encoder.Marshal(wireKey{
-		Kind: string(k.Kind), Secret: k.Secret[:], Generation: k.Generation, Made: k.Made.UnixMilli(), By: k.By[:], Urgent: k.Urgent, Knew: k.knew,
+		Kind: string(k.Kind), Secret: k.Secret[:], Generation: k.Generation, Made: k.Made.UnixMilli(), By: k.By[:],
+		Urgent: k.Urgent, Knew: k.knew,
 	})
 	if err != nil {
 		return fmt.Errorf("encode key: %w", err)

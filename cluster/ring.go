@@ -36,8 +36,8 @@ type RingKey struct {
 	knew []byte // names the evictions that its maker knew
 }
 
-// newer orders the keys of one kind: first those that cover all evictions. Of two that were made on two sides of a split
-// the id decides.
+// newer orders the keys of one kind: first those that cover all evictions. Of two that were made on two sides of a
+// split the id decides.
 func (k *RingKey) newer(o *RingKey) bool {
 	if k.Covers != o.Covers {
 		return k.Covers

@@ -134,11 +134,11 @@ func (v *verdicts) departed(s source, n Node) (bool, error) {
 	return err == nil && e.get(fieldLeft) != nil, err
 }
 
-// standing returns the admission of a gateway and whether it stands. Of one that was evicted or left, or of none, nothing
-// is returned.
+// standing returns the admission of a gateway and whether it stands. Of one that was evicted or left, or of none,
+// nothing is returned.
 //
-// It stands if whoever wrote it may have: a gateway that was evicted, up to what was known of it; one whose own admission
-// stands; and itself, if all who evicted anybody knew of that, or it of the evictions.
+// It stands if whoever wrote it may have: a gateway that was evicted, up to what was known of it; one whose own
+// admission stands; and itself, if all who evicted anybody knew of that, or it of the evictions.
 func (v *verdicts) standing(s source, n Node) (Admission, bool, error) {
 	if gone, err := v.departed(s, n); err != nil || gone {
 		return Admission{}, false, err

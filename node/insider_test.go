@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +23,8 @@ import (
 	"gatemesh/node/nodetest"
 )
 
-// Two sides of a split evict a gateway of the other side each. Once they meet they make keys that neither of the evicted
-// ones knows.
+// Two sides of a split evict a gateway of the other side each. Once they meet they make keys that neither of the
+// evicted ones knows.
 func TestEvictOnBothSides(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := nodetest.New(t, 31)
@@ -33,7 +34,9 @@ func TestEvictOnBothSides(t *testing.T) {
 		w.WaitReady(6*time.Second, a, b, c, d)
 		ctx := context.Background()
 		w.Net.Cut(addrs(a.Addr, b.Addr), addrs(c.Addr, d.Addr))
-		w.Wait("the split is seen", 5*time.Second, func() bool { return a.Ready(2) && b.Ready(2) && c.Ready(2) && d.Ready(2) })
+		w.Wait("the split is seen", 5*time.Second, func() bool {
+			return a.Ready(2) && b.Ready(2) && c.Ready(2) && d.Ready(2)
+		})
 		for name, at := range map[string]*nodetest.Gateway{"b": c, "d": a} {
 			if _, err := at.EvictGateway(ctx, name); err != nil {
 				t.Fatal(err)
@@ -100,6 +103,36 @@ func TestPasswordsAfterEviction(t *testing.T) {
 	})
 }
 
+// A gateway made from a backup that knew of an eviction is a member by its own word, also to those whom it admits.
+func TestRestoredAfterEviction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 34)
+		a, b, c := three(t, w)
+		if _, err := a.EvictGateway(t.Context(), "c"); err != nil {
+			t.Fatal(err)
+		}
+		w.Wait("new keys", 10*time.Second, func() bool { return oneKey(t, a, b) })
+		key := clusterKey(t, a)
+		var backup bytes.Buffer
+		if err := a.Backup(t.Context(), &backup); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Ended(10 * time.Second)
+		a.Stop()
+		b.Stop()
+		dir := t.TempDir()
+		if _, err := node.RestoreInto(t.Context(), node.Config{Data: dir, Name: "r"}, &backup); err != nil {
+			t.Fatal(err)
+		}
+		r, x := w.Gateway(5, "r"), w.Gateway(6, "x")
+		r.Start(func(cfg *node.Config) { cfg.Data, cfg.Key = dir, nil })
+		w.WaitReady(20*time.Second, r)
+		x.Start(func(cfg *node.Config) { cfg.Key, cfg.Join = &key, r.Addr.String() })
+		w.WaitReady(10*time.Second, r, x)
+		w.Wait("both use the keys", 20*time.Second, func() bool { return r.Ready(2) && x.Ready(2) })
+	})
+}
+
 // shortNet is a network whose first connection breaks after some bytes, and that has no other.
 type shortNet struct {
 	mesh.Network
@@ -128,8 +161,8 @@ func (c *shortConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// A newcomer is cut off while it is handed the configuration. A twin with the same key adds nothing to what has come: it
-// goes on with the cluster that it began with.
+// A newcomer is cut off while it is handed the configuration. A twin with the same key adds nothing to what has come:
+// it goes on with the cluster that it began with.
 func TestJoinIsNotFinishedByATwin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := nodetest.New(t, 33)
@@ -150,7 +183,8 @@ func TestJoinIsNotFinishedByATwin(t *testing.T) {
 		x.Start(at(a), func(cfg *node.Config) { cfg.Network = &shortNet{Network: cfg.Network, bytes: 300 << 10} })
 		time.Sleep(5 * time.Second)
 		x.Stop()
-		if b, err := os.ReadFile(filepath.Join(x.Dir(), "joining.json")); err != nil || !strings.Contains(string(b), `"cluster":"`) {
+		b, err := os.ReadFile(filepath.Join(x.Dir(), "joining.json"))
+		if err != nil || !strings.Contains(string(b), `"cluster":"`) {
 			t.Fatalf("the note: %s, %v", b, err)
 		}
 		x.Start(at(c))

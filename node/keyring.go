@@ -22,9 +22,11 @@ import (
 const keyPeriod = 10 * time.Second
 
 // errNoKey says that no cluster key holds. The members make one as soon as they see it.
-var errNoKey = api.Errorf(api.Unavailable, "try again in a minute; `gatemesh keys rotate cluster` makes one", "no cluster key holds")
+var errNoKey = api.Errorf(api.Unavailable, "try again in a minute; `gatemesh keys rotate cluster` makes one",
+	"no cluster key holds")
 
-// clusterKeys returns the keys that a newcomer may prove now, the newest first and at least one. It may return errNoKey.
+// clusterKeys returns the keys that a newcomer may prove now, the newest first and at least one, or an error such as
+// errNoKey.
 func (n *Node) clusterKeys() ([][32]byte, error) {
 	r, err := n.store.Ring()
 	if err != nil {
@@ -156,7 +158,9 @@ func (n *Node) turnOnce(ctx context.Context, p *parts, late bool) error {
 		return nil
 	}
 	present := n.present(p)
-	leads := !slices.ContainsFunc(members, func(m cluster.Node) bool { return present[m] && bytes.Compare(m[:], n.self[:]) < 0 })
+	leads := !slices.ContainsFunc(members, func(m cluster.Node) bool {
+		return present[m] && bytes.Compare(m[:], n.self[:]) < 0
+	})
 	if kinds := r.Uncovered(); len(kinds) > 0 && (leads || late) && !p.exile.silent.Load() {
 		if _, err := n.store.RenewKeys(ctx); err != nil {
 			return fmt.Errorf("make new keys: %w", err)

@@ -97,11 +97,12 @@ func printEviction(w io.Writer, e api.Eviction) error {
 		fmt.Fprintf(w, "  %s: %s\n", x.What, x.Remedy)
 	}
 	if len(e.Passwords) > 0 {
-		fmt.Fprintf(w, "\nThese users need another password, and cannot log on to join before (`gatemesh user password NAME`): %s\n",
-			strings.Join(e.Passwords, ", "))
+		fmt.Fprintf(w, "\nUsers to be given another password by `gatemesh user password NAME`, who cannot log on to join before:\n"+
+			"  %s\n", strings.Join(e.Passwords, ", "))
 	}
 	if len(e.Suspended) > 0 {
-		fmt.Fprintf(w, "\nIt, or whom it brought along, admitted these unknown to the others; they are no members until `gatemesh gateway admit NAME`:\n")
+		fmt.Fprintf(w, "\nIt, or whom it brought along, admitted these unknown to the others.\n"+
+			"They are no members until `gatemesh gateway admit NAME`:\n")
 		for _, s := range e.Suspended {
 			fmt.Fprintf(w, "  %s (%s)\n", dash(s.Name), s.ID)
 		}
