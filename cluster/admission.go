@@ -15,8 +15,8 @@ import (
 // Fields of an admission.
 const (
 	fieldAdmission = "admission"
-	fieldEvicted   = "evicted" // rank: a causal length, odd evicted; it only grows
-	fieldLeft      = "left"    // is there when the gateway has left for good
+	fieldEvicted   = "evicted/" // and the node that evicted it, which alone writes it
+	fieldLeft      = "left"     // is there when the gateway has left for good
 )
 
 // Admission says that a gateway may be a member.
@@ -27,16 +27,20 @@ type Admission struct {
 	At        time.Time // to the millisecond
 	Statement []byte    // the sponsor's signature, as SignAdmission makes it; at most 4 KiB
 	Limit     int       // max-instances as the sponsor knew it; 0: not bounded
+
+	own  bool     // it wrote that itself
+	knew []uint64 // and knew of these evictions, by their prints
 }
 
 // wireAdmission is the value of an admission's one cell in CBOR.
 type wireAdmission struct {
-	Key       []byte `cbor:"1,keyasint"`
-	Name      string `cbor:"2,keyasint,omitempty"`
-	Sponsor   []byte `cbor:"3,keyasint"`
-	At        int64  `cbor:"4,keyasint"` // Unix milliseconds
-	Statement []byte `cbor:"5,keyasint,omitempty"`
-	Limit     int    `cbor:"6,keyasint,omitempty"`
+	Key       []byte   `cbor:"1,keyasint"`
+	Name      string   `cbor:"2,keyasint,omitempty"`
+	Sponsor   []byte   `cbor:"3,keyasint"`
+	At        int64    `cbor:"4,keyasint"` // Unix milliseconds
+	Statement []byte   `cbor:"5,keyasint,omitempty"`
+	Limit     int      `cbor:"6,keyasint,omitempty"`
+	Knew      []uint64 `cbor:"7,keyasint,omitempty"` // of one's own admission: prints of the evictions known then
 }
 
 func admissionRef(n Node) ref { return refOf(kindAdmission, n[:]) }
@@ -50,56 +54,51 @@ func (s *Store) Admit(ctx context.Context, a Admission) error {
 	if err := cmp.Or(checkLength("gateway's name", len(a.Name), 255), checkLength("statement", len(a.Statement), 4<<10)); err != nil {
 		return fmt.Errorf("admit: %w", err)
 	}
-	value, err := encoder.Marshal(wireAdmission{
+	n, w := NodeOf(a.Key), wireAdmission{
 		Key: a.Key, Name: a.Name, Sponsor: a.Sponsor[:], At: a.At.UnixMilli(), Statement: a.Statement,
 		Limit: max(a.Limit, 0),
-	})
-	if err != nil {
-		return fmt.Errorf("encode admission: %w", err)
 	}
 	return s.update(ctx, func(t *tx) error {
-		r := admissionRef(NodeOf(a.Key))
-		e, err := t.entity(r)
+		v, err := readVerdicts(t)
 		if err != nil {
 			return err
 		}
-		if e.evicted() {
+		if _, evicted := v.of[n]; evicted {
 			return ErrEvicted
 		}
-		return t.put(r, fieldAdmission, value)
+		if n == s.node {
+			w.Knew = v.prints
+		}
+		value, err := encoder.Marshal(w)
+		if err != nil {
+			return fmt.Errorf("encode admission: %w", err)
+		}
+		return t.put(admissionRef(n), fieldAdmission, value)
 	})
 }
 
 // Admitted returns the admission of a gateway and whether it stands. One that is returned and does not stand was
 // written by an evicted gateway, see Suspended.
 func (s *Store) Admitted(n Node) (a Admission, ok bool, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		e, err := readEntity(snapshot{txn}, admissionRef(n))
-		if err != nil {
-			return err
-		}
-		a, ok, err = standing(snapshot{txn}, n[:], e)
+	err = s.judge(func(txn *badger.Txn, v *verdicts) (err error) {
+		a, ok, err = v.standing(snapshot{txn}, n)
 		return err
 	})
 	return a, ok, err
 }
 
-// evicted reports whether an admission is no more.
+// evicted reports whether anybody evicted the gateway, be it that this does not count.
 func (e *entity) evicted() bool {
-	c := e.get(fieldEvicted)
-	return c != nil && c.rank%2 == 1
+	return slices.ContainsFunc(e.cells, func(c cell) bool { return strings.HasPrefix(c.field, fieldEvicted) })
 }
 
-// departed reports whether an admission ended, be it by eviction or by the gateway's own word.
+// departed reports whether an admission ended, be it by an eviction or by the gateway's own word.
 func (e *entity) departed() bool { return e.evicted() || e.get(fieldLeft) != nil }
 
 // Departed reports whether a gateway was a member and is none any more.
 func (s *Store) Departed(n Node) (yes bool, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		e, err := readEntity(snapshot{txn}, admissionRef(n))
-		if err == nil {
-			yes = e.departed()
-		}
+	err = s.judge(func(txn *badger.Txn, v *verdicts) (err error) {
+		yes, err = v.departed(snapshot{txn}, n)
 		return err
 	})
 	return yes, err
@@ -126,13 +125,11 @@ func (s *Store) Leave(ctx context.Context) error {
 // Admissions returns all admissions that stand, by name, then node.
 func (s *Store) Admissions() ([]Admission, error) {
 	var as []Admission
-	err := s.view(func(txn *badger.Txn) error {
-		return eachOf(txn, kindAdmission, func(id []byte, e *entity) error {
-			a, ok, err := standing(snapshot{txn}, id, e)
-			if ok {
+	err := s.judge(func(txn *badger.Txn, v *verdicts) error {
+		return v.each(snapshot{txn}, func(a Admission, stands bool) {
+			if stands {
 				as = append(as, a)
 			}
-			return err
 		})
 	})
 	slices.SortFunc(as, func(a, b Admission) int {
@@ -151,12 +148,14 @@ func admissionOf(id []byte, e *entity) (Admission, bool) {
 	if len(w.Key) != ed25519.PublicKeySize || len(w.Sponsor) != len(Node{}) {
 		return Admission{}, false
 	}
-	if n := NodeOf(w.Key); string(n[:]) != string(id) {
+	n := NodeOf(w.Key)
+	if string(n[:]) != string(id) {
 		return Admission{}, false
 	}
 	return Admission{
 		Key: w.Key, Name: w.Name, Sponsor: Node(w.Sponsor),
 		At: time.UnixMilli(w.At).UTC(), Statement: w.Statement, Limit: max(w.Limit, 0),
+		own: n == c.stamp.author.node(), knew: w.Knew,
 	}, true
 }
 

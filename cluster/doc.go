@@ -77,7 +77,8 @@
 // # Users
 //
 // A user is an administrator. What says whether a password is his is text to the store, never told in a
-// conflict or the audit. Two passwords given apart are a conflict; a removal stands against both.
+// conflict or the audit. Two passwords given apart are a conflict; a removal stands against both. One that is older
+// than an eviction is told so: the evicted gateway has had that text.
 //
 // # Forgetting deletions
 //
@@ -122,12 +123,19 @@
 // an old key goes, unless they were named, or the key is in wrong hands; who missed keys is told those
 // that hold by the state itself, whose way there needs none of them.
 //
+// A key names the evictions that its maker knew. One that names all that are known here covers them: no evicted
+// gateway was told it. Such keys come first whatever their generation, and where one of them is a cluster key no other
+// holds. Where none is, as after two sides of a split evicted one each, a member makes one.
+//
 // # Evictions
 //
 // An eviction is for good, and says up to where the writes of the evicted one were known. What others took from it
-// without knowing stays, for what that overwrote is gone, and is listed. An admission among that
-// does not stand anywhere until another gateway writes it again. Cells are not signed: a member can
-// write in another's name as long as it is one. So nothing may be taken from an evicted one itself,
+// without knowing stays, for what that overwrote is gone, and is listed. An admission, an eviction, a key or a
+// password among that counts nowhere until another gateway writes it again. Each who evicts has a field of its own,
+// which is taken from nobody else; they are weighed in the order of their stamps, so that who is evicted evicts nobody
+// in return. An admission stands if whoever wrote it may have, up to the gateway that admitted itself: all who
+// evict say who had, and one that does later, out of a backup, names the evictions that it knew. Cells are not signed:
+// a member can write in another's name as long as it is one. So nothing may be taken from an evicted one itself,
 // and nothing be told to it, which is for those to see to who carry the bytes.
 //
 // # What should not happen

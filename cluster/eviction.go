@@ -13,157 +13,148 @@ import (
 	"github.com/dgraph-io/badger/v4"
 )
 
-// An eviction is the field "evicted" of an admission. Its value says who evicted, when, and up to where the writes of
+// An eviction is a field of an admission that names who evicted. Its value says when, and up to where the writes of
 // the evicted one were known then. Replicas that know of it take nothing more from that gateway itself, which is for
 // those who carry the bytes to see to. What others had taken from it before they knew stays, since what it overwrote
-// is gone: it is listed for review. But an admission that it wrote beyond what was known is none, at every replica,
-// until another gateway admits the newcomer again: else one side of a split would let in, for good, whom the
-// evicted one has brought along.
+// is gone: it is listed for review. But what it wrote beyond what was known says nothing, at every replica, of who is a
+// member, who is evicted, which keys hold and what an administrator's password is: else one side of a split would let
+// in, for good, whom the evicted one has brought along.
 
 // Eviction says that a gateway is no member any more, for good.
 type Eviction struct {
 	Node Node
 	Name string // as it was called last
 	By   Node
-	At   time.Time // to the millisecond; zero: not known
+	At   time.Time // to the millisecond
+	at   stamp
 	cut  vector
+	own  map[Node]bool // who had admitted itself, as far as was known; nil: not told
+	// prints are of the cells that say so.
+	prints []uint64
 }
 
 // wireEviction is the value of an eviction in CBOR.
 type wireEviction struct {
-	By  []byte     `cbor:"1,keyasint"`
-	At  int64      `cbor:"2,keyasint"` // Unix milliseconds
-	Cut wireDigest `cbor:"3,keyasint"` // heads of the evicted one's writes
+	At  int64      `cbor:"1,keyasint"` // Unix milliseconds
+	Cut wireDigest `cbor:"2,keyasint"` // heads of the evicted one's writes
+	Own [][]byte   `cbor:"3,keyasint"` // who had admitted itself
 }
 
-// evictionOf reads an eviction; ok is false if there is none. One that cannot be read is one all the same, after which
-// nothing counts as known.
-func evictionOf(n Node, e *entity) (v Eviction, ok bool) {
-	if !e.evicted() {
-		return v, false
+// evictionOf reads an eviction from its cell; ok is false if that is none. After one that cannot be read nothing counts
+// as known.
+func evictionOf(n Node, c *cell) (v Eviction, ok bool) {
+	by, cut := strings.CutPrefix(c.field, fieldEvicted)
+	v = Eviction{
+		Node: n, By: c.stamp.author.node(), At: c.stamp.when(), at: c.stamp, prints: []uint64{c.print(admissionRef(n))},
 	}
-	c := e.get(fieldEvicted)
-	v = Eviction{Node: n, By: c.stamp.author.node()}
-	if a, ok := admissionOf(n[:], e); ok {
-		v.Name = a.Name
+	if !cut || by != v.By.String() || v.By == n {
+		return v, false
 	}
 	var w wireEviction
 	if decoder.Unmarshal(c.value, &w) != nil {
 		return v, true
 	}
-	if len(w.By) == len(v.By) {
-		v.By = Node(w.By)
-	}
 	v.At = time.UnixMilli(w.At).UTC()
 	if cut, err := w.Cut.vector(); err == nil {
 		v.cut = cut
 	}
+	if w.Own != nil {
+		v.own = map[Node]bool{}
+	}
+	for _, b := range w.Own {
+		if len(b) == len(Node{}) {
+			v.own[Node(b)] = true
+		}
+	}
 	return v, true
+}
+
+// foreign reports whether a cell is of a field that another gateway has for itself.
+func (r *record) foreign() bool {
+	by, ok := strings.CutPrefix(r.cell.field, fieldEvicted)
+	return ok && r.ref.kind() == kindAdmission && by != r.cell.stamp.author.node().String()
 }
 
 // beyond reports whether a write of the evicted one was not known when it was evicted.
 func (v *Eviction) beyond(c *cell) bool { return c.seq > v.cut[c.stamp.author] }
 
-// standing returns an admission and whether it stands: not evicted, and not written by an evicted gateway beyond what
-// was known of it. Of one that was evicted or left, or of none, nothing is returned.
-func standing(r reader, id []byte, e *entity) (Admission, bool, error) {
-	a, ok := admissionOf(id, e)
-	if !ok || e.departed() {
-		return Admission{}, false, nil
-	}
-	c := e.get(fieldAdmission)
-	by := c.stamp.author.node()
-	if string(by[:]) == string(id) {
-		return a, true, nil
-	}
-	writer, err := readEntity(r, admissionRef(by))
-	if err != nil {
-		return Admission{}, false, err
-	}
-	if v, gone := evictionOf(by, writer); gone && v.beyond(c) {
-		return a, false, nil
-	}
-	return a, true, nil
-}
-
-// known returns the heads of a gateway's writes.
-func (s *Store) known(n Node) (v vector, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		heads, err := readHeads(txn)
-		if err != nil {
-			return err
-		}
-		v = vectorOf(heads)
-		maps.DeleteFunc(v, func(a author, _ uint64) bool { return a.node() != n })
-		return nil
-	})
-	return v, err
-}
-
 // Evict ends the admission of a gateway, whatever is written of it elsewhere at the same time. It returns an error that
 // wraps ErrNotFound.
 func (s *Store) Evict(ctx context.Context, n Node) error {
-	cut, err := s.known(n)
-	if err != nil {
-		return err
-	}
-	return s.update(ctx, func(t *tx) error { return s.evict(t, n, cut) })
-}
-
-// Expel is Evict, and with it, in one transaction, the end of the cluster keys that the gateway knows and a new
-// key of each kind. The old gossip keys go when all that are present have the new one.
-func (s *Store) Expel(ctx context.Context, n Node) error {
-	cut, err := s.known(n)
-	if err != nil {
-		return err
-	}
-	r, err := s.Ring()
-	if err != nil {
-		return err
-	}
-	gossip, join := s.newKey(&r, GossipKey, true), s.newKey(&r, JoinKey, true)
 	return s.update(ctx, func(t *tx) error {
-		e, err := t.entity(admissionRef(n))
-		if err != nil || e.evicted() || len(r.Keys) == 0 {
-			return cmp.Or(err, s.evict(t, n, cut))
-		}
-		if err := s.evict(t, n, cut); err != nil {
-			return err
-		}
-		return cmp.Or(t.addKey(&gossip), t.addKey(&join), t.removeKeys(r.Of(JoinKey)))
+		_, err := s.evict(t, n)
+		return err
 	})
 }
 
-func (s *Store) evict(t *tx, n Node, cut vector) error {
+// Expel is Evict, and with it, in one transaction, a new key of each kind: the cluster keys of before hold no more, the
+// gossip keys go when all that are present have the new one.
+func (s *Store) Expel(ctx context.Context, n Node) error {
+	return s.update(ctx, func(t *tx) error {
+		anew, err := s.evict(t, n)
+		if err != nil || !anew {
+			return err
+		}
+		v, err := readVerdicts(t)
+		if err != nil {
+			return err
+		}
+		r, err := readRing(t, &v)
+		if err != nil || len(r.Keys)+len(r.Former) == 0 {
+			return err
+		}
+		_, err = s.renewKeys(t, &v, &r, KeyKinds...)
+		return err
+	})
+}
+
+// evict reports whether the gateway was none before.
+func (s *Store) evict(t *tx, n Node) (anew bool, err error) {
+	v, err := readVerdicts(t)
+	if err != nil {
+		return false, err
+	}
 	e, err := t.entity(admissionRef(n))
 	if err != nil {
-		return err
+		return false, err
 	}
-	if _, ok := admissionOf(n[:], e); !ok {
-		return fmt.Errorf("gateway %s: %w", n, ErrNotFound)
+	if _, ok := admissionOf(n[:], e); !ok || n == s.node {
+		return false, fmt.Errorf("gateway %s: %w", n, ErrNotFound)
 	}
-	if e.evicted() {
-		return nil
+	if _, evicted := v.of[n]; evicted {
+		return false, nil
 	}
-	rank := uint64(1)
-	if c := e.get(fieldEvicted); c != nil {
-		rank = c.rank + 1
+	cut := vector{}
+	for a := range s.heads {
+		h, err := t.head(a)
+		if err != nil {
+			return false, err
+		}
+		if a.node() == n && h.seq > 0 {
+			cut[a] = h.seq
+		}
 	}
-	value, err := encoder.Marshal(wireEviction{By: s.node[:], At: s.clock.now().UnixMilli(), Cut: cut.wire(0)})
+	w := wireEviction{At: s.clock.now().UnixMilli(), Cut: cut.wire(0), Own: [][]byte{}}
+	err = v.each(t, func(a Admission, stands bool) {
+		if own := NodeOf(a.Key); stands && a.own && own != n {
+			w.Own = append(w.Own, own[:])
+		}
+	})
 	if err != nil {
-		return fmt.Errorf("encode eviction: %w", err)
+		return false, err
 	}
-	return t.write(admissionRef(n), cell{field: fieldEvicted, rank: rank, value: value})
+	value, err := encoder.Marshal(w)
+	if err != nil {
+		return false, fmt.Errorf("encode eviction: %w", err)
+	}
+	return true, t.put(admissionRef(n), fieldEvicted+s.node.String(), value)
 }
 
 // Evicted returns the eviction of a gateway and whether there is one.
 func (s *Store) Evicted(n Node) (v Eviction, ok bool, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		e, err := readEntity(snapshot{txn}, admissionRef(n))
-		if err == nil {
-			v, ok = evictionOf(n, e)
-		}
-		return err
+	err = s.judge(func(_ *badger.Txn, all *verdicts) error {
+		v, ok = all.of[n]
+		return nil
 	})
 	return v, ok, err
 }
@@ -171,35 +162,23 @@ func (s *Store) Evicted(n Node) (v Eviction, ok bool, err error) {
 // Evictions returns all evictions, the newest first.
 func (s *Store) Evictions() ([]Eviction, error) {
 	var all []Eviction
-	err := s.eachEntity(kindAdmission, func(id []byte, e *entity) error {
-		if len(id) != len(Node{}) {
-			return nil
-		}
-		if v, ok := evictionOf(Node(id), e); ok {
-			all = append(all, v)
-		}
+	err := s.judge(func(_ *badger.Txn, v *verdicts) error {
+		all = slices.SortedFunc(maps.Values(v.of), func(a, b Eviction) int {
+			return cmp.Or(b.At.Compare(a.At), bytes.Compare(a.Node[:], b.Node[:]))
+		})
 		return nil
-	})
-	slices.SortFunc(all, func(a, b Eviction) int {
-		return cmp.Or(b.At.Compare(a.At), bytes.Compare(a.Node[:], b.Node[:]))
 	})
 	return all, err
 }
 
-// Suspended returns those whose admission an evicted gateway wrote beyond what was known of it, ascending: they are no
-// members until they are admitted again.
+// Suspended returns those who are no members until a member admits them again, ascending: an evicted gateway admitted
+// them, or who admitted them, beyond what was known of it, or they admitted themselves.
 func (s *Store) Suspended() (all []Admission, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		return eachOf(txn, kindAdmission, func(id []byte, e *entity) error {
-			a, ok := admissionOf(id, e)
-			if !ok || e.departed() {
-				return nil
-			}
-			_, stands, err := standing(snapshot{txn}, id, e)
-			if err == nil && !stands {
+	err = s.judge(func(txn *badger.Txn, v *verdicts) error {
+		return v.each(snapshot{txn}, func(a Admission, stands bool) {
+			if !stands {
 				all = append(all, a)
 			}
-			return err
 		})
 	})
 	return all, err
@@ -221,12 +200,7 @@ const maxWritings = 1000
 // newest first and at most 1000. What it said of itself, and records of the audit, are left out.
 func (s *Store) Writings(n Node, since time.Time) ([]Writing, error) {
 	found := map[ref]*Writing{}
-	err := s.view(func(txn *badger.Txn) error {
-		e, err := readEntity(snapshot{txn}, admissionRef(n))
-		if err != nil {
-			return err
-		}
-		eviction, evicted := evictionOf(n, e)
+	err := s.judge(func(txn *badger.Txn, v *verdicts) error {
 		it := txn.NewIterator(keysOnly(append([]byte{atDot}, n[:]...)))
 		defer it.Close()
 		for it.Rewind(); it.Valid(); it.Next() {
@@ -242,7 +216,7 @@ func (s *Store) Writings(n Node, since time.Time) ([]Writing, error) {
 			if c == nil {
 				continue
 			}
-			beyond := evicted && eviction.beyond(c)
+			beyond := v.beyond(c)
 			if !beyond && c.stamp.when().Before(since) {
 				continue
 			}

@@ -160,18 +160,20 @@ func put(t *testing.T, s *Store, name string, i int) {
 func FuzzRing(f *testing.F) {
 	k, _ := encoder.Marshal(wireKey{Kind: "gossip", Secret: make([]byte, 32), Generation: 1, By: make([]byte, 16)})
 	h, _ := encoder.Marshal([]wireHolding{{"gossip", [][]byte{make([]byte, 16)}, make([]byte, 16)}})
-	v, _ := encoder.Marshal(wireEviction{By: make([]byte, 16), At: 1, Cut: vector{author{1}: 2}.wire(0)})
+	v, _ := encoder.Marshal(wireEviction{At: 1, Cut: vector{author{1}: 2}.wire(0), Own: [][]byte{make([]byte, 16)}})
 	f.Add(k)
 	f.Add(h)
 	f.Add(v)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e := &entity{cells: []cell{{field: fieldEvicted, rank: 1, value: b}, {field: fieldRing, value: b}, {field: fieldSecret, value: b}}}
+		by := author{1}
+		c := cell{field: fieldEvicted + by.node().String(), value: b, stamp: stamp{author: by}}
+		e := &entity{cells: []cell{c, {field: fieldRing, value: b}, {field: fieldSecret, value: b}}}
 		k, gone, ok := keyOf(make([]byte, 16), e)
 		if ok && (gone || k.ID != KeyIDOf(k.Kind, k.Secret)) {
 			t.Errorf("read %v", k)
 		}
 		holdingsOf(e)
-		if _, ok := evictionOf(Node{}, e); !ok {
+		if _, ok := evictionOf(Node{}, &c); !ok {
 			t.Error("an eviction that cannot be read is none")
 		}
 	})

@@ -160,16 +160,15 @@ func (s *Store) Gateway(n Node) (g Gateway, err error) {
 // Gateways returns all gateways that were not evicted, by name, then node.
 func (s *Store) Gateways() ([]Gateway, error) {
 	var gs []Gateway
-	err := s.view(func(txn *badger.Txn) error {
+	err := s.judge(func(txn *badger.Txn, v *verdicts) error {
 		return eachOf(txn, kindGateway, func(id []byte, e *entity) error {
 			if len(id) != len(Node{}) {
 				return nil
 			}
-			a, err := readEntity(snapshot{txn}, admissionRef(Node(id)))
-			if err == nil && !a.evicted() {
+			if _, evicted := v.of[Node(id)]; !evicted {
 				gs = append(gs, gatewayOf(Node(id), e))
 			}
-			return err
+			return nil
 		})
 	})
 	slices.SortFunc(gs, func(a, b Gateway) int {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -24,6 +25,11 @@ const (
 	fieldSecret = "secret"  // rank 0: the key; rank 1: it holds no more
 	fieldBehind = "behind/" // and a node: it is not waited for
 	fieldRing   = "ring"
+
+	// maxGeneration bounds the generation of a key, and maxStep by how much it may be above that of the one before: by
+	// this one, a key that leaves no room for newer ones is ignored.
+	maxGeneration = 1 << 32
+	maxStep       = 1000
 
 	// MaxKeys bounds how many keys of one kind hold at a time. The bound is a writer's: more may come together when a
 	// split heals.
@@ -57,6 +63,7 @@ type wireKey struct {
 	Made       int64  `cbor:"4,keyasint,omitempty"` // Unix milliseconds
 	By         []byte `cbor:"5,keyasint,omitempty"`
 	Urgent     bool   `cbor:"6,keyasint,omitempty"`
+	Knew       []byte `cbor:"7,keyasint,omitempty"` // names the evictions that its maker knew
 }
 
 // wireHolding is what a member says of the keys of one kind in CBOR.
@@ -77,11 +84,11 @@ func keyOf(id []byte, e *entity) (k RingKey, gone, ok bool) {
 	if c.rank > 0 {
 		return k, true, true
 	}
-	if len(w.Secret) != len(k.Secret) || len(w.By) != len(Node{}) || w.Generation == 0 || w.Generation >= maxCount {
+	if len(w.Secret) != len(k.Secret) || len(w.By) != len(Node{}) || w.Generation == 0 || w.Generation > maxGeneration {
 		return k, false, false
 	}
 	k.Secret, k.By = [32]byte(w.Secret), Node(w.By)
-	k.Generation, k.Made, k.Urgent = w.Generation, time.UnixMilli(w.Made).UTC(), w.Urgent
+	k.Generation, k.Made, k.Urgent, k.knew = w.Generation, time.UnixMilli(w.Made).UTC(), w.Urgent, w.Knew
 	for i := range e.cells {
 		text, cut := strings.CutPrefix(e.cells[i].field, fieldBehind)
 		if n, err := ParseNode(text); cut && err == nil {
@@ -115,20 +122,29 @@ func holdingsOf(e *entity) map[KeyKind]Holding {
 
 // Ring returns the keys of the cluster and what its members say of them.
 func (s *Store) Ring() (r Ring, err error) {
-	err = s.view(func(txn *badger.Txn) error {
-		r, err = readRing(txn)
+	err = s.judge(func(txn *badger.Txn, v *verdicts) error {
+		r, err = readRing(snapshot{txn}, v)
 		return err
 	})
 	return r, err
 }
 
-func readRing(txn *badger.Txn) (Ring, error) {
+// readRing reads the keys that hold. A cluster key does not if another was made by one who knew of more evictions, and
+// none does that an evicted gateway wrote beyond what was known of it.
+func readRing(s source, v *verdicts) (Ring, error) {
 	r := Ring{Former: map[KeyID]KeyKind{}, Held: map[Node]map[KeyKind]Holding{}}
-	err := eachOf(txn, kindKey, func(id []byte, e *entity) error {
-		switch k, gone, ok := keyOf(id, e); {
+	err := eachIn(s, kindKey, func(id []byte, e *entity) error {
+		k, gone, ok := keyOf(id, e)
+		if !ok {
+			return nil
+		}
+		switch {
 		case gone:
 			r.Former[k.ID] = k.Kind
-		case ok:
+		case v.beyond(e.get(fieldSecret)):
+			r.spend(k)
+		default:
+			k.Covers = bytes.Equal(k.knew, v.sum())
 			r.Keys = append(r.Keys, k)
 		}
 		return nil
@@ -137,25 +153,20 @@ func readRing(txn *badger.Txn) (Ring, error) {
 		return r, err
 	}
 	for _, kind := range KeyKinds {
-		b, ok, err := readSetting(snapshot{txn}, firstKeys[kind])
+		b, ok, err := readSetting(s, firstKeys[kind])
 		if err != nil {
 			return r, err
 		}
 		if !ok || len(b) != 32 {
 			continue
 		}
-		k := RingKey{ID: KeyIDOf(kind, [32]byte(b)), Kind: kind, Secret: [32]byte(b)}
+		k := RingKey{ID: KeyIDOf(kind, [32]byte(b)), Kind: kind, Secret: [32]byte(b), Covers: v.sum() == nil}
 		if _, gone := r.Former[k.ID]; !gone {
 			r.Keys = append(r.Keys, k)
 		}
 	}
-	slices.SortFunc(r.Keys, func(a, b RingKey) int {
-		if a.newer(&b) {
-			return -1
-		}
-		return 1
-	})
-	return r, eachOf(txn, kindRing, func(id []byte, e *entity) error {
+	r.order()
+	return r, eachIn(s, kindRing, func(id []byte, e *entity) error {
 		if len(id) == len(Node{}) {
 			r.Held[Node(id)] = holdingsOf(e)
 		}
@@ -163,18 +174,57 @@ func readRing(txn *badger.Txn) (Ring, error) {
 	})
 }
 
+// spend takes a key for one that holds no more though its secret stands yet.
+func (r *Ring) spend(k RingKey) {
+	r.Former[k.ID] = k.Kind
+	r.Spent = append(r.Spent, k)
+}
+
+// order sorts the keys, the newest first, and drops those that do not hold.
+func (r *Ring) order() {
+	slices.SortFunc(r.Keys, func(a, b RingKey) int { return cmp.Compare(a.Generation, b.Generation) })
+	last := map[KeyKind]uint64{}
+	r.Keys = slices.DeleteFunc(r.Keys, func(k RingKey) bool {
+		before, later := last[k.Kind]
+		if later && k.Generation > before+maxStep {
+			return true
+		}
+		last[k.Kind] = k.Generation
+		return false
+	})
+	covered := r.Covered(JoinKey)
+	for _, k := range r.Keys {
+		if k.Kind == JoinKey && covered && !k.Covers {
+			r.spend(k)
+		}
+	}
+	r.Keys = slices.DeleteFunc(r.Keys, func(k RingKey) bool { return k.Kind == JoinKey && covered && !k.Covers })
+	slices.SortFunc(r.Keys, func(a, b RingKey) int {
+		if a.newer(&b) {
+			return -1
+		}
+		return 1
+	})
+}
+
 // RotateKey makes a new key of a kind, which is to take the place of all that there are. Urgent and behind are as in
 // [RingKey]. It returns a *LimitError if too many hold already.
-func (s *Store) RotateKey(ctx context.Context, kind KeyKind, urgent bool, behind ...Node) (RingKey, error) {
-	r, err := s.Ring()
-	if err != nil {
-		return RingKey{}, err
-	}
-	if n := len(r.Of(kind)); n >= MaxKeys {
-		return RingKey{}, &LimitError{What: "number of " + string(kind) + " keys", Got: n + 1, Max: MaxKeys}
-	}
-	k := s.newKey(&r, kind, urgent)
+func (s *Store) RotateKey(ctx context.Context, kind KeyKind, urgent bool, behind ...Node) (k RingKey, err error) {
 	err = s.update(ctx, func(t *tx) error {
+		v, err := readVerdicts(t)
+		if err != nil {
+			return err
+		}
+		r, err := readRing(t, &v)
+		if err != nil {
+			return err
+		}
+		if n := len(r.Of(kind)); n >= MaxKeys {
+			return &LimitError{What: "number of " + string(kind) + " keys", Got: n + 1, Max: MaxKeys}
+		}
+		if k, err = s.newKey(&v, &r, kind, urgent); err != nil {
+			return err
+		}
 		if err := t.addKey(&k); err != nil {
 			return err
 		}
@@ -184,20 +234,67 @@ func (s *Store) RotateKey(ctx context.Context, kind KeyKind, urgent bool, behind
 	return k, err
 }
 
+// RenewKeys makes new keys of the kinds of which none was made by a member that knew of all evictions, as when two
+// sides of a split evicted one each. It returns those that it made.
+func (s *Store) RenewKeys(ctx context.Context) (made []RingKey, err error) {
+	err = s.update(ctx, func(t *tx) error {
+		v, err := readVerdicts(t)
+		if err != nil {
+			return err
+		}
+		r, err := readRing(t, &v)
+		if err != nil {
+			return err
+		}
+		made, err = s.renewKeys(t, &v, &r, r.Uncovered()...)
+		return err
+	})
+	return made, err
+}
+
+// renewKeys makes keys that are in a hurry, and ends the cluster keys of before if that kind is among them.
+func (s *Store) renewKeys(t *tx, v *verdicts, r *Ring, kinds ...KeyKind) (made []RingKey, err error) {
+	for _, kind := range kinds {
+		k, err := s.newKey(v, r, kind, true)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.addKey(&k); err != nil {
+			return nil, err
+		}
+		made = append(made, k)
+		if kind != JoinKey {
+			continue
+		}
+		if err := t.removeKeys(r.Of(kind)); err != nil {
+			return nil, err
+		}
+	}
+	return made, t.removeKeys(r.Spent)
+}
+
 // newKey draws a key that is newer than all of a ring.
-func (s *Store) newKey(r *Ring, kind KeyKind, urgent bool) RingKey {
-	k := RingKey{Kind: kind, Generation: 1, Made: s.clock.now(), By: s.node, Urgent: urgent}
-	if known := r.Of(kind); len(known) > 0 {
-		k.Generation = known[0].Generation + 1
+func (s *Store) newKey(v *verdicts, r *Ring, kind KeyKind, urgent bool) (RingKey, error) {
+	k := RingKey{Kind: kind, Made: s.clock.now(), By: s.node, Urgent: urgent, Covers: true, knew: v.sum()}
+	for _, o := range r.Of(kind) {
+		k.Generation = max(k.Generation, o.Generation)
+	}
+	k.Generation++
+	if urgent { // it is newer than those that do not cover, whatever their generation
+		k.Generation = min(k.Generation, maxGeneration)
+	}
+	if k.Generation > maxGeneration {
+		return k, &LimitError{What: "generation of " + string(kind) + " keys", Got: maxGeneration + 1, Max: maxGeneration}
 	}
 	_, _ = rand.Read(k.Secret[:]) // never fails, crypto/rand
 	k.ID = KeyIDOf(kind, k.Secret)
-	return k
+	return k, nil
 }
 
 func (t *tx) addKey(k *RingKey) error {
 	value, err := encoder.Marshal(wireKey{
-		Kind: string(k.Kind), Secret: k.Secret[:], Generation: k.Generation, Made: k.Made.UnixMilli(), By: k.By[:], Urgent: k.Urgent,
+		Kind: string(k.Kind), Secret: k.Secret[:], Generation: k.Generation, Made: k.Made.UnixMilli(), By: k.By[:],
+		Urgent: k.Urgent, Knew: k.knew,
 	})
 	if err != nil {
 		return fmt.Errorf("encode key: %w", err)

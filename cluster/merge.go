@@ -121,6 +121,9 @@ func (s *Store) merge(t *tx, p *part) (behind bool, err error) {
 		return false, err
 	}
 	for _, r := range p.records {
+		if r.foreign() {
+			continue
+		}
 		s.clock.see(r.cell.stamp.time)
 		if known, err := t.knows(&r.cell); err != nil {
 			return false, err

@@ -101,7 +101,7 @@ func (p *pipeline) take(r *request) {
 }
 
 // reader reads what next builds upon.
-func (p *pipeline) reader() reader {
+func (p *pipeline) reader() source {
 	if p.flying == nil {
 		return snapshot{p.base}
 	}
@@ -111,7 +111,7 @@ func (p *pipeline) reader() reader {
 // layered reads writes that are not durable yet, and below them.
 type layered struct {
 	over  overlay
-	below reader
+	below source
 }
 
 func (l layered) get(key []byte) ([]byte, error) {

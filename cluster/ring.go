@@ -30,10 +30,18 @@ type RingKey struct {
 	// Urgent says that an older key is in wrong hands: members that are absent are not waited for.
 	Urgent bool
 	Behind []Node // members that are not waited for either, ascending
+	// Covers says that whoever made it knew of all evictions that are known now: who was evicted does not know it.
+	Covers bool
+
+	knew []byte // names the evictions that its maker knew
 }
 
-// newer orders the keys of one kind. Of two that were made on two sides of a split the id decides.
+// newer orders the keys of one kind: first those that cover all evictions. Of two that were made on two sides of a
+// split the id decides.
 func (k *RingKey) newer(o *RingKey) bool {
+	if k.Covers != o.Covers {
+		return k.Covers
+	}
 	return cmp.Or(cmp.Compare(k.Generation, o.Generation), bytes.Compare(k.ID[:], o.ID[:])) > 0
 }
 
@@ -47,12 +55,32 @@ type Holding struct {
 type Ring struct {
 	Keys   []RingKey         // that hold, the newest first
 	Former map[KeyID]KeyKind // that do not hold any more
+	Spent  []RingKey         // those among them whose secrets stand yet
 	Held   map[Node]map[KeyKind]Holding
 }
 
 // Of returns the keys of a kind, the newest first.
 func (r *Ring) Of(kind KeyKind) []RingKey {
 	return filter(r.Keys, func(k RingKey) bool { return k.Kind == kind })
+}
+
+// Covered reports whether a key of a kind holds that covers all evictions.
+func (r *Ring) Covered(kind KeyKind) bool {
+	return slices.ContainsFunc(r.Keys, func(k RingKey) bool { return k.Kind == kind && k.Covers })
+}
+
+// Uncovered returns the kinds of which an evicted gateway may know all keys, or of which none is left. There are none
+// before the cluster has its first keys.
+func (r *Ring) Uncovered() (kinds []KeyKind) {
+	if len(r.Keys)+len(r.Former) == 0 {
+		return nil
+	}
+	for _, kind := range KeyKinds {
+		if !r.Covered(kind) {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds
 }
 
 // Turned reports whether a key of the cluster was ever replaced, or is about to be. Before that nobody says what it
@@ -117,7 +145,7 @@ func (r *Ring) installed(k *RingKey, self Node, members []Node, present func(Nod
 func (r *Ring) lacking(keys []RingKey, old int, members []Node, present func(Node) bool) (waits []Node) {
 	urgent, behind := false, []Node(nil)
 	for _, k := range keys[:old] {
-		urgent, behind = urgent || k.Urgent, append(behind, k.Behind...)
+		urgent, behind = urgent || k.Urgent || k.Covers && !keys[old].Covers, append(behind, k.Behind...)
 	}
 	for _, m := range members {
 		uses := r.Held[m][keys[old].Kind].Uses

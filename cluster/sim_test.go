@@ -65,7 +65,7 @@ func TestSimulator(t *testing.T) {
 
 // TestSimulatorPast runs histories that once broke an invariant and lie beyond those that TestSimulator runs.
 func TestSimulatorPast(t *testing.T) {
-	for _, seed := range []uint64{908, 1146, 1456, 1635, 2038, 2203, 2834, 4304, 5940, 6481} {
+	for _, seed := range []uint64{908, 1146, 1456, 1635, 2038, 2203, 2834, 4304, 5940, 6481, 7264} {
 		if err := newWorld(seed).simulate(); err != nil {
 			t.Error(err)
 		}

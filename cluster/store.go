@@ -72,6 +72,9 @@ type Store struct {
 	volume *volume
 	seal   atomic.Pointer[SealedError] // nil: changes are taken
 
+	epoch  atomic.Uint64 // raised after each change of an admission
+	judged atomic.Pointer[judged]
+
 	mu          sync.Mutex // guards subscribers
 	subscribers []func([]Ref)
 
@@ -311,6 +314,18 @@ func (s *Store) Subscribe(fn func([]Ref)) {
 
 // Changed is signalled after writes of our own.
 func (s *Store) Changed() <-chan struct{} { return s.changed }
+
+// Blank reports whether nothing stands here.
+func (s *Store) Blank() (blank bool, err error) {
+	err = s.view(func(txn *badger.Txn) error {
+		it := txn.NewIterator(keysOnly([]byte{atEntity}))
+		defer it.Close()
+		it.Rewind()
+		blank = !it.Valid()
+		return nil
+	})
+	return blank, err
+}
 
 // CountDevices returns the number of devices. It costs nothing.
 func (s *Store) CountDevices() int { return int(s.devices.Load()) }

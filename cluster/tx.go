@@ -152,7 +152,7 @@ func (o overlay) bytes() (n int) {
 // tx is one request to the committer: reads, then writes, all or nothing. It
 // sees the requests before it in the same commit.
 type tx struct {
-	read   reader  // what is committed
+	read   source  // what is committed
 	group  overlay // earlier requests of this commit
 	mine   overlay
 	author author
@@ -173,7 +173,7 @@ type tx struct {
 	reserved map[netip.Addr]struct{} // not to be allocated; only read
 }
 
-func newTx(read reader, group overlay, a author) *tx {
+func newTx(read source, group overlay, a author) *tx {
 	return &tx{
 		read: read, group: group, mine: overlay{}, author: a,
 		before: map[ref]*entity{}, entities: map[ref]*entity{}, held: map[ref]*entity{}, refs: map[ref]struct{}{},

@@ -28,6 +28,12 @@ type User struct {
 	Role     string
 	Verifier string // says whether a password is the user's, in the caller's words; at most 255 bytes
 	Created  time.Time
+	// Suspended says that an evicted gateway made the user, or set its role or password, unknown to the others: it is
+	// none until a member gives it a password.
+	Suspended bool
+	// Stale says that the password is older than the newest eviction: the evicted gateway knows what says whether it
+	// is right.
+	Stale bool
 }
 
 func userRef(name string) ref { return refOf(kindUser, []byte(name)) }
@@ -70,8 +76,24 @@ func (s *Store) SetPassword(ctx context.Context, name, verifier string) error {
 		if _, err := t.aliveUser(name); err != nil {
 			return err
 		}
+		if err := t.confirm(userRef(name), fieldRole); err != nil {
+			return err
+		}
 		return t.put(userRef(name), fieldPassword, []byte(verifier))
 	})
+}
+
+// confirm writes a field again, as it is, if an evicted gateway wrote it unknown to the others.
+func (t *tx) confirm(r ref, field string) error {
+	v, err := readVerdicts(t)
+	if err != nil {
+		return err
+	}
+	e, err := t.entity(r)
+	if err != nil || !v.beyond(e.get(field)) {
+		return err
+	}
+	return t.put(r, field, e.value(field))
 }
 
 // RemoveUser deletes a user. It returns an error that wraps ErrNotFound.
@@ -101,12 +123,14 @@ func (s *Store) User(name string) (u User, err error) {
 	if len(name) > maxID {
 		return u, fmt.Errorf("user: %w", ErrNotFound)
 	}
-	err = s.view(func(txn *badger.Txn) error {
+	err = s.judge(func(txn *badger.Txn, v *verdicts) error {
 		e, err := readEntity(snapshot{txn}, userRef(name))
 		if err == nil && !e.alive() {
 			err = fmt.Errorf("user %q: %w", name, ErrNotFound)
 		}
-		u = userOf(name, e)
+		if err == nil {
+			u = v.user(name, e)
+		}
 		return err
 	})
 	return u, err
@@ -114,22 +138,28 @@ func (s *Store) User(name string) (u User, err error) {
 
 // Users returns all users, by name.
 func (s *Store) Users() (all []User, err error) {
-	err = s.eachEntity(kindUser, func(id []byte, e *entity) error {
-		if e.alive() {
-			all = append(all, userOf(string(id), e))
-		}
-		return nil
+	err = s.judge(func(txn *badger.Txn, v *verdicts) error {
+		return eachOf(txn, kindUser, func(id []byte, e *entity) error {
+			if e.alive() {
+				all = append(all, v.user(string(id), e))
+			}
+			return nil
+		})
 	})
 	slices.SortFunc(all, func(a, b User) int { return strings.Compare(a.Name, b.Name) })
 	return all, err
 }
 
-func userOf(name string, e *entity) User {
-	if e == nil {
-		return User{}
-	}
-	return User{
+func (v *verdicts) user(name string, e *entity) User {
+	u := User{
 		Name: name, Role: string(e.value(fieldRole)), Verifier: string(e.value(fieldPassword)),
-		Created: parseTime(string(e.value(fieldCreated))),
+		Created:   parseTime(string(e.value(fieldCreated))),
+		Suspended: v.beyond(e.get(fieldRole)) || v.beyond(e.get(fieldPassword)),
 	}
+	if c := e.get(fieldPassword); c != nil && !u.Suspended {
+		for _, x := range v.of {
+			u.Stale = u.Stale || c.stamp.compare(x.at) < 0
+		}
+	}
+	return u
 }

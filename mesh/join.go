@@ -40,8 +40,11 @@ type JoinConfig struct {
 	Version    string
 	Now        func() time.Time // what our clock shows, for the member; nil means time.Now
 	Network    Network          // nil means System
-	State      State            // is given the whole "config"
-	Log        *slog.Logger     // nil means slog.Default
+	// Welcomed is given what the member's Config.Welcome returned, before anything of the state. An error ends the join.
+	// It may be nil.
+	Welcomed func(data []byte) error
+	State    State        // is given the whole "config"
+	Log      *slog.Logger // nil means slog.Default
 }
 
 // joinHello is the body of the newcomer's kindProof.
@@ -190,6 +193,11 @@ func (cfg JoinConfig) join(w *wire, self identity) (_ []byte, err error) {
 	greeting, err := parseWelcome(body)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Welcomed != nil {
+		if err := cfg.Welcomed(greeting.Data); err != nil {
+			return nil, err
+		}
 	}
 	if err := w.receive(cfg.State); err != nil {
 		return nil, err

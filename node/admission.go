@@ -17,30 +17,36 @@ const maxClockGap = time.Minute
 // welcome records the admission of a newcomer that has proven its credential, if the cluster's rules permit it. Who is
 // admitted already is let in whatever the rules are: a join that was cut short goes on, and nobody is locked out. What
 // it refuses is a *mesh.RefusedError.
+//
+// It returns the id of the cluster, by which the newcomer tells it from another one with the same key.
 func (n *Node) welcome(ctx context.Context, p *parts, c mesh.Newcomer) ([]byte, error) {
 	if c.Key.Equal(n.public()) {
 		return nil, mesh.ErrNotMember // found at an address that was another's: it cannot admit itself
 	}
+	return p.facts.cluster[:], n.admitNewcomer(ctx, p, c)
+}
+
+func (n *Node) admitNewcomer(ctx context.Context, p *parts, c mesh.Newcomer) error {
 	id := cluster.NodeOf(c.Key)
 	if _, ok, err := n.store.Admitted(id); err != nil || ok {
-		return nil, err
+		return err
 	}
 	if gone, err := n.store.Departed(id); err != nil || gone {
-		return nil, refuseOr(err, "this gateway was evicted from the cluster, or has left it", joinAgain)
+		return refuseOr(err, "this gateway was evicted from the cluster, or has left it", joinAgain)
 	}
 	limit, err := n.permits(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if c.Kind == mesh.CredentialToken {
 		if err := n.redeem(ctx, p, id, c); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	n.admitting.Lock()
 	defer n.admitting.Unlock()
 	if err := n.hasRoom(limit); err != nil { // again: others may have come meanwhile
-		return nil, err
+		return err
 	}
 	now := n.cfg.Now()
 	err = n.store.Admit(ctx, cluster.Admission{
@@ -48,10 +54,10 @@ func (n *Node) welcome(ctx context.Context, p *parts, c mesh.Newcomer) ([]byte, 
 		Statement: cluster.SignAdmission(n.key, p.facts.cluster, c.Key, now),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("record admission: %w", err)
+		return fmt.Errorf("record admission: %w", err)
 	}
 	n.log.Info("gateway admitted", "gateway", c.Name, "id", id, "addr", c.Addr, "by", c.Kind)
-	return nil, nil
+	return nil
 }
 
 func refuseOr(err error, reason, hint string) error {

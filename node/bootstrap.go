@@ -209,9 +209,17 @@ func (n *Node) joinOnLAN(ctx context.Context) ([]netip.AddrPort, error) {
 // returns that of the member that admitted us. Only one of them gets as far as
 // handing over its configuration: two clusters are never mixed in one store.
 func (n *Node) joinAny(ctx context.Context, doors []door) ([]netip.AddrPort, error) {
+	blank, err := n.store.Blank()
+	if err != nil {
+		return nil, err
+	}
+	if blank {
+		n.remains = ""
+	}
 	if err := n.noteJoining(); err != nil {
 		return nil, err
 	}
+	remains := n.remains // the one that is chosen sets it anew
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var chosen atomic.Int64 // number of the member that hands over, from 1
@@ -231,9 +239,19 @@ func (n *Node) joinAny(ctx context.Context, doors []door) ([]netip.AddrPort, err
 				}
 			})
 			defer limit.Stop()
+			state := &handover{n.store, &chosen, me}
 			_, _, results[i] = mesh.Join(mine, mesh.JoinConfig{
 				Key: n.key, Credential: n.credential(d), Name: n.name, Version: n.cfg.Version, Now: n.cfg.Now,
-				Network: n.cfg.Network, State: &handover{n.store, &chosen, me}, Log: n.log.With("component", "mesh"),
+				Network: n.cfg.Network, State: state, Log: n.log.With("component", "mesh"),
+				Welcomed: func(data []byte) error {
+					if err := n.ofRemains(remains, data); err != nil {
+						return err
+					}
+					if !state.choose() {
+						return errOther
+					}
+					return n.noteCluster(data)
+				},
 			}, d.addr)
 			if results[i] == nil {
 				cancel() // the others are not needed
@@ -256,11 +274,14 @@ type handover struct {
 	me     int64
 }
 
+// choose reports whether this member is the one.
+func (h *handover) choose() bool { return h.chosen.CompareAndSwap(0, h.me) || h.chosen.Load() == h.me }
+
 var errOther = errors.New("another member was faster")
 
 // Merge implements [mesh.State].
 func (h *handover) Merge(part []byte) (bool, error) {
-	if !h.chosen.CompareAndSwap(0, h.me) && h.chosen.Load() != h.me {
+	if !h.choose() {
 		return false, errOther
 	}
 	return h.Store.Merge(part)

@@ -70,9 +70,9 @@ type Config struct {
 
 // Started says how a gateway came to its cluster.
 type Started struct {
-	Begun  bool // it is a new cluster
-	Joined bool // it has been admitted just now
-	Key    ClusterKey
+	Begun  bool           // it is a new cluster
+	Joined bool           // it has been admitted just now
+	Key    ClusterKey     // the one that holds; zero: none
 	Mesh   netip.AddrPort // where other gateways reach this one
 	Public string
 }

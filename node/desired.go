@@ -275,7 +275,11 @@ func (n *Node) PoolConfig(ctx context.Context, secrets bool) (api.PoolConfig, er
 	key := ""
 	if secrets {
 		n.note(ctx, "show", "cluster key")
-		key = n.clusterKey().String()
+		k, err := n.clusterKey()
+		if err != nil {
+			return api.PoolConfig{}, err
+		}
+		key = k.String()
 	}
 	_, port, err := splitPort(n.cfg.Mesh)
 	if err != nil {

@@ -269,11 +269,11 @@ func (n *Node) checkReplicas(p *parts) api.Check {
 // checkLAN looks who is there, and whether our own announcement comes through.
 func (n *Node) checkLAN(ctx context.Context, p *parts) (all []api.Check) {
 	multicast := api.Check{Name: "multicast", Result: api.OK}
-	keys := n.clusterKeys()
-	if len(keys) == 0 {
-		return []api.Check{{Name: "multicast", Result: api.Fail, Text: "the cluster key is not known"}}
+	key, err := n.clusterKey()
+	if err != nil {
+		return []api.Check{{Name: "multicast", Result: api.Fail, Text: err.Error()}}
 	}
-	cfg, err := n.find(keys[0], p.mesh.Addr().Port())
+	cfg, err := n.find(key, p.mesh.Addr().Port())
 	var seen []mesh.Sighting
 	if err == nil {
 		seen, err = mesh.Look(ctx, cfg, lookOnLAN)

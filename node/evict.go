@@ -106,9 +106,18 @@ func (n *Node) eviction(v cluster.Eviction) (api.Eviction, error) {
 	if err != nil {
 		return api.Eviction{}, err
 	}
+	users, err := n.store.Users()
+	if err != nil {
+		return api.Eviction{}, err
+	}
 	e := api.Eviction{
 		Name: v.Name, ID: v.Node.String(), At: v.At.Truncate(time.Second), By: cmp.Or(names[v.By], v.By.String()),
-		Written: []api.Written{}, Suspended: []api.Waiting{}, Exposed: exposed(),
+		Written: []api.Written{}, Suspended: []api.Waiting{}, Exposed: exposed(), Passwords: []string{},
+	}
+	for _, u := range users {
+		if u.Stale || u.Suspended {
+			e.Passwords = append(e.Passwords, u.Name)
+		}
 	}
 	for _, w := range written {
 		e.Written = append(e.Written, api.Written{
@@ -116,7 +125,11 @@ func (n *Node) eviction(v cluster.Eviction) (api.Eviction, error) {
 		})
 	}
 	for _, a := range suspended {
-		if a.Sponsor == v.Node {
+		_, known, err := n.store.Evicted(a.Sponsor)
+		if err != nil {
+			return api.Eviction{}, err
+		}
+		if a.Sponsor == v.Node || !known { // whoever let them in came by an evicted one
 			e.Suspended = append(e.Suspended, api.Waiting{Name: a.Name, ID: cluster.NodeOf(a.Key).String()})
 		}
 	}
@@ -138,6 +151,7 @@ func exposed() []api.Exposure {
 			Remedy: "that gateway can answer devices that reach it: take its address away from it; " +
 				"devices get another key only with a new cluster",
 		},
+		{What: "hashes of the administrators' passwords", Remedy: "`gatemesh user password NAME` for each"},
 		{What: "preshared keys of the devices", Remedy: "`gatemesh device rekey`, those of most worth first"},
 		{What: "names, addresses and settings", Remedy: "nothing can take them back"},
 	}

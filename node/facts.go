@@ -56,6 +56,14 @@ func (f *facts) settings(key ClusterKey) map[string][]byte {
 	}
 }
 
+// isOf refuses what another cluster gives to a newcomer. Empty is taken for ours.
+func (f *facts) isOf(welcome []byte) error {
+	if len(welcome) > 0 && string(welcome) != string(f.cluster[:]) {
+		return fmt.Errorf("who answers is of cluster %s, which has the same key", clusterOf(welcome))
+	}
+	return nil
+}
+
 // loadFacts reads the facts of the cluster that self is a member of; ok is
 // false when it is a member of none, be it because a join was cut short. One
 // whose admission is suspended is a member that waits.
@@ -65,7 +73,7 @@ func loadFacts(store *cluster.Store, self cluster.Node) (f facts, ok bool, err e
 		return f, false, err
 	}
 	r, err := store.Ring()
-	if err != nil || len(r.Of(cluster.GossipKey)) == 0 || len(r.Of(cluster.JoinKey)) == 0 {
+	if err != nil || len(r.Of(cluster.GossipKey)) == 0 || len(r.Of(cluster.JoinKey)) == 0 && !r.Turned() {
 		return f, false, err
 	}
 	ok = true

@@ -21,6 +21,8 @@ type joining struct {
 	Key   string `json:"key,omitempty"`
 	Join  string `json:"join,omitempty"`
 	Token string `json:"token,omitempty"` // in place of both
+	// Cluster is the id of the one that what has come so far is of, in hex; "": it is not known.
+	Cluster string `json:"cluster,omitempty"`
 }
 
 var errForeign = &HintError{
@@ -30,7 +32,7 @@ var errForeign = &HintError{
 
 // noteJoining writes down what is being joined.
 func (n *Node) noteJoining() error {
-	j := joining{Join: n.cfg.Join}
+	j := joining{Join: n.cfg.Join, Cluster: n.remains}
 	if n.cfg.Token != nil {
 		j.Token = n.cfg.Token.String()
 	} else {
@@ -64,6 +66,7 @@ func (n *Node) resumeJoining() error {
 	if err != nil {
 		return fmt.Errorf("read unfinished join: %w", err)
 	}
+	n.remains = j.Cluster
 	if j.Token != "" {
 		return n.resumeToken(j.Token)
 	}
@@ -71,8 +74,11 @@ func (n *Node) resumeJoining() error {
 	if err != nil {
 		return fmt.Errorf("read unfinished join: %w", err)
 	}
-	if n.cfg.Token != nil {
-		return n.overRemains() // of which cluster they are is not known
+	if t := n.cfg.Token; t != nil {
+		if n.remains != "" && n.remains == clusterOf(t.Cluster) {
+			return nil
+		}
+		return n.overRemains()
 	}
 	if n.cfg.Key == nil {
 		n.cfg.Key = &key
@@ -109,6 +115,26 @@ func (n *Node) resumeToken(text string) error {
 func (n *Node) overRemains() error {
 	if !n.emptyStore() {
 		return errForeign
+	}
+	return nil
+}
+
+// clusterOf is the id of a cluster as a note has it.
+func clusterOf(id []byte) string { return fmt.Sprintf("%x", id) }
+
+// ofRemains refuses what a member of another cluster than that of the remains would hand over: two may have one key.
+func (n *Node) ofRemains(remains string, welcome []byte) error {
+	if remains == "" || len(welcome) == 0 || clusterOf(welcome) == remains {
+		return nil
+	}
+	return errForeign
+}
+
+// noteCluster writes down which cluster hands over its configuration, before the first part of it.
+func (n *Node) noteCluster(welcome []byte) error {
+	if id := clusterOf(welcome); len(welcome) > 0 && id != n.remains {
+		n.remains = id
+		return n.noteJoining()
 	}
 	return nil
 }

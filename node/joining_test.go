@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"slices"
 	"testing"
 )
 
@@ -78,6 +79,24 @@ func TestRemainsOfAJoin(t *testing.T) {
 	n.cfg.Key = &other
 	if err := n.resumeJoining(); !errors.Is(err, errForeign) {
 		t.Errorf("another cluster is joined over the first one's remains: %v", err)
+	}
+	// A token names its cluster; the note does once something has come.
+	n.cfg.Key = &key
+	one, two := slices.Repeat([]byte{1}, 16), slices.Repeat([]byte{2}, 16)
+	if err := n.noteCluster(one); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		id   []byte
+		want error
+	}{{one, nil}, {two, errForeign}} {
+		n.cfg.Token, n.remains = &JoinToken{joinClaims: joinClaims{Cluster: c.id}}, ""
+		if err := n.resumeJoining(); !errors.Is(err, c.want) {
+			t.Errorf("a token of cluster %x: %v", c.id, err)
+		}
+		if err := n.ofRemains(n.remains, c.id); !errors.Is(err, c.want) {
+			t.Errorf("welcomed by cluster %x: %v", c.id, err)
+		}
 	}
 	if err := n.store.Close(); err != nil {
 		t.Fatal(err)

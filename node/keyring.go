@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,23 +21,31 @@ import (
 // keyPeriod is how often the keys are looked at without a reason, such as that one who should act does not.
 const keyPeriod = 10 * time.Second
 
-// clusterKeys returns the keys that a newcomer may prove now, the newest
-// first; none if the store cannot be read.
-func (n *Node) clusterKeys() [][32]byte {
+// errNoKey says that no cluster key holds. The members make one as soon as they see it.
+var errNoKey = api.Errorf(api.Unavailable, "try again in a minute; `gatemesh keys rotate cluster` makes one",
+	"no cluster key holds")
+
+// clusterKeys returns the keys that a newcomer may prove now, the newest first and at least one, or an error such as
+// errNoKey.
+func (n *Node) clusterKeys() ([][32]byte, error) {
 	r, err := n.store.Ring()
 	if err != nil {
-		n.log.Error("read cluster keys", "err", err)
-		return nil
+		return nil, fmt.Errorf("read cluster keys: %w", err)
 	}
-	return secretsOf(r.Of(cluster.JoinKey))
+	keys := secretsOf(r.Of(cluster.JoinKey))
+	if len(keys) == 0 {
+		return nil, errNoKey
+	}
+	return keys, nil
 }
 
-// clusterKey returns the newest of them, the zero key if there is none.
-func (n *Node) clusterKey() (k ClusterKey) {
-	for _, k := range n.clusterKeys() {
-		return k
+// clusterKey returns the newest of them.
+func (n *Node) clusterKey() (ClusterKey, error) {
+	keys, err := n.clusterKeys()
+	if err != nil {
+		return ClusterKey{}, err
 	}
-	return k
+	return keys[0], nil
 }
 
 func secretsOf(keys []cluster.RingKey) [][32]byte {
@@ -145,12 +154,30 @@ func (n *Node) turnOnce(ctx context.Context, p *parts, late bool) error {
 	if err != nil {
 		return fmt.Errorf("read admissions: %w", err)
 	}
-	if !r.Turned() || !slices.Contains(members, n.self) {
+	if !slices.Contains(members, n.self) {
 		return nil
 	}
 	present := n.present(p)
+	leads := !slices.ContainsFunc(members, func(m cluster.Node) bool {
+		return present[m] && bytes.Compare(m[:], n.self[:]) < 0
+	})
+	if kinds := r.Uncovered(); len(kinds) > 0 && (leads || late) && !p.exile.silent.Load() {
+		if _, err := n.store.RenewKeys(ctx); err != nil {
+			return fmt.Errorf("make new keys: %w", err)
+		}
+		n.log.Warn("new keys, as an evicted gateway may know all of before", "kinds", kinds)
+		if r, err = n.store.Ring(); err != nil {
+			return fmt.Errorf("read keys: %w", err)
+		}
+	}
+	if !r.Turned() {
+		return nil
+	}
 	held := map[cluster.KeyKind]cluster.Holding{}
 	var remove []cluster.RingKey
+	if leads || late {
+		remove = append(remove, r.Spent...)
+	}
 	for _, kind := range cluster.KeyKinds {
 		t := cluster.NextTurn(&r, kind, n.self, members, func(m cluster.Node) bool { return present[m] })
 		if len(t.Hold) == 0 {

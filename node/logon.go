@@ -41,9 +41,9 @@ func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password stri
 	if slow > 0 {
 		n.strangers.Warn("log-ons are slowed: many wrong passwords came from several addresses", append(who, "by", slow)...)
 	}
-	ok, err := false, sleep(ctx, slow)
+	ok, stale, err := false, false, sleep(ctx, slow)
 	if err == nil {
-		ok, err = n.checkPassword(ctx, user, password)
+		ok, stale, err = n.checkPassword(ctx, user, password)
 	}
 	if err != nil {
 		n.logons.undo(user, from)
@@ -58,6 +58,13 @@ func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password stri
 		return nil, errLogon
 	}
 	n.logons.right(user, from)
+	if stale {
+		n.strangers.Warn("log-on refused: the password is older than an eviction", who...)
+		return nil, &mesh.RefusedError{
+			Reason: "the password is older than the last eviction: the evicted gateway may know it",
+			Hint:   fmt.Sprintf("set another one at a member: `gatemesh user password %s`", user),
+		}
+	}
 	if _, err := n.permits(c); err != nil {
 		n.strangers.Warn("log-on refused by the cluster's rules", append(who, "err", err)...)
 		return nil, err
@@ -77,17 +84,19 @@ func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password stri
 	return []byte(token.Secret), nil
 }
 
-// checkPassword says whether a user has a password. It takes as long for a user who does not exist.
-func (n *Node) checkPassword(ctx context.Context, user, password string) (bool, error) {
+// checkPassword says whether a user has a password, and whether an evicted gateway may know it. It takes as long for a
+// user who does not exist.
+func (n *Node) checkPassword(ctx context.Context, user, password string) (is, stale bool, err error) {
 	u, err := n.store.User(user)
 	if err != nil && !errors.Is(err, cluster.ErrNotFound) {
-		return false, err
+		return false, false, err
 	}
 	v, ok := parseVerifier(u.Verifier)
-	if !ok || u.Role != cluster.RoleAdmin {
+	if !ok || u.Role != cluster.RoleAdmin || u.Suspended {
 		v = nobody()
 	}
-	return v.is(ctx, password)
+	is, err = v.is(ctx, password)
+	return is, u.Stale, err
 }
 
 // clipText cuts what a stranger said to what a log line should have of it.

@@ -34,6 +34,8 @@ type Node struct {
 	store   *cluster.Store
 	closers []closer
 
+	remains string // id of the cluster of which a join that was cut short left parts, in hex; "": not known, or none did
+
 	waiting   waiting
 	admitting sync.Mutex // held while one newcomer is counted and admitted
 
@@ -359,10 +361,11 @@ func (n *Node) run(ctx context.Context, g *errgroup.Group) error {
 	public := n.offers().Public
 
 	if n.cfg.Started != nil {
-		n.cfg.Started(Started{
-			Begun: came.begun, Joined: came.joined, Key: n.clusterKey(), Mesh: p.mesh.Addr(),
-			Public: public,
-		})
+		started := Started{Begun: came.begun, Joined: came.joined, Mesh: p.mesh.Addr(), Public: public}
+		if key, err := n.clusterKey(); err == nil {
+			started.Key = key
+		}
+		n.cfg.Started(started)
 	}
 	n.log.Info("gateway starts", "name", n.name, "id", n.self, "version", n.cfg.Version,
 		"dataplane", plane, "listen", p.vpn.Port(), "mesh", p.mesh.Addr(), "public", public,
@@ -423,17 +426,22 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 // holds.
 func (n *Node) announce(ctx context.Context, p *parts) error {
 	for ctx.Err() == nil {
-		keys := n.clusterKeys()
+		keys, err := n.clusterKeys()
+		if err != nil {
+			n.log.Warn("not announced on the LAN", "err", err)
+		}
 		under, stop := context.WithCancel(ctx)
 		var g errgroup.Group
 		for _, k := range keys {
 			g.Go(func() error { n.announceUnder(under, p, k); return nil })
 		}
-		for ctx.Err() == nil && sameKeys(keys, n.clusterKeys()) {
+		for same := true; ctx.Err() == nil && same; {
 			select {
 			case <-ctx.Done():
 			case <-p.hints:
 			}
+			now, err := n.clusterKeys()
+			same = err == nil && sameKeys(keys, now) || err != nil && len(keys) == 0
 		}
 		stop()
 		_ = g.Wait()

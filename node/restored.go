@@ -86,9 +86,14 @@ func (n *Node) introduceAny(ctx context.Context, p *parts, members []netip.AddrP
 func (n *Node) introduce(ctx context.Context, p *parts, a netip.AddrPort) error {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	_, _, err := mesh.Join(ctx, mesh.JoinConfig{
-		Key: n.key, Credential: mesh.Credential{Secret: n.clusterKey()}, Name: n.name, Version: n.cfg.Version,
+	key, err := n.clusterKey()
+	if err != nil {
+		return err
+	}
+	_, _, err = mesh.Join(ctx, mesh.JoinConfig{
+		Key: n.key, Credential: mesh.Credential{Secret: key}, Name: n.name, Version: n.cfg.Version,
 		Network: n.cfg.Network, State: n.store, Log: n.log.With("component", "mesh"),
+		Welcomed: func(data []byte) error { return p.facts.isOf(data) },
 	}, a)
 	return err
 }

@@ -12,11 +12,21 @@ import (
 func (n *Node) secrets(kind string, id []byte) ([][32]byte, error) {
 	switch kind {
 	case mesh.CredentialKey:
-		return n.clusterKeys(), nil
+		keys, err := n.clusterKeys()
+		return keys, n.untold(err)
 	case mesh.CredentialToken:
 		return n.tokenSecrets(id)
 	}
 	return nil, &mesh.RefusedError{Reason: fmt.Sprintf("this gateway knows no way to join by %.20q", kind)}
+}
+
+// untold says to a newcomer that there is nothing it could prove.
+func (n *Node) untold(err error) error {
+	if err == nil {
+		return nil
+	}
+	n.log.Error("nobody can join", "err", err)
+	return &mesh.RefusedError{Reason: "no cluster key holds at this gateway", Hint: "try again in a minute"}
 }
 
 // tokenSecrets returns the secret of a token by its claims, which nobody has vouched for yet.
@@ -33,7 +43,11 @@ func (n *Node) tokenSecrets(claims []byte) ([][32]byte, error) {
 		return nil, &mesh.RefusedError{Reason: "the join token is of another cluster", Hint: anotherToken}
 	}
 	var out [][32]byte
-	for _, k := range n.clusterKeys() {
+	keys, err := n.clusterKeys()
+	if err != nil {
+		return nil, n.untold(err)
+	}
+	for _, k := range keys {
 		if slices.Equal(keyName(k), c.Key) {
 			out = append(out, tokenSecret(k, claims))
 		}

@@ -63,7 +63,11 @@ func (n *Node) ClusterKey(ctx context.Context) (api.ClusterKey, error) {
 		return api.ClusterKey{}, err
 	}
 	n.note(ctx, "show", "cluster key")
-	return api.ClusterKey{Key: n.clusterKey().String()}, nil
+	key, err := n.clusterKey()
+	if err != nil {
+		return api.ClusterKey{}, err
+	}
+	return api.ClusterKey{Key: key.String()}, nil
 }
 
 // apiError turns what the store refuses into words.

@@ -81,11 +81,10 @@ func (n *Node) createToken(ctx context.Context, want api.NewToken, bound []byte)
 	if err := checkNewToken(&want); err != nil {
 		return out, err
 	}
-	keys := n.clusterKeys()
-	if len(keys) == 0 {
-		return out, errors.New("the cluster key cannot be read")
+	key, err := n.clusterKey()
+	if err != nil {
+		return out, err
 	}
-	key := ClusterKey(keys[0])
 	terms := tokenTerms{fmt.Sprintf("%x", keyName(key)), want.Standby, want.Host}
 	expires := n.cfg.Now().Add(time.Duration(want.TTL) * time.Second).Truncate(time.Second)
 	made, err := n.store.MintToken(ctx, terms.String(), want.Label, want.Uses, expires, [32]byte{})
@@ -257,9 +256,11 @@ func (n *Node) token(t cluster.Token, terms tokenTerms, names map[cluster.Node]s
 	for _, by := range t.UsedBy {
 		out.UsedBy = append(out.UsedBy, cmp.Or(names[by], by.String()))
 	}
-	current := slices.ContainsFunc(n.clusterKeys(), func(k [32]byte) bool {
-		return fmt.Sprintf("%x", keyName(k)) == terms.key
-	})
+	keys, err := n.clusterKeys()
+	if err != nil {
+		n.log.Warn("which tokens hold is not known", "err", err)
+	}
+	current := slices.ContainsFunc(keys, func(k [32]byte) bool { return fmt.Sprintf("%x", keyName(k)) == terms.key })
 	switch {
 	case t.Revoked:
 		out.State = api.TokenRevoked

@@ -120,7 +120,11 @@ func (n *Node) born() time.Time {
 // where that costs nothing.
 func (n *Node) watchTwins(ctx context.Context, p *parts) error {
 	for look := twinFirst; ctx.Err() == nil; look = twinLook {
-		cfg, err := n.find(n.clusterKey(), p.mesh.Addr().Port())
+		key, err := n.clusterKey()
+		var cfg mesh.FindConfig
+		if err == nil {
+			cfg, err = n.find(key, p.mesh.Addr().Port())
+		}
 		if err == nil {
 			var heard []mesh.Sighting
 			heard, err = mesh.Look(ctx, cfg, look)

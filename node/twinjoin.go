@@ -48,15 +48,15 @@ func (n *Node) joinOlder(ctx context.Context, p *parts) bool {
 	if id, err := mesh.Meet(ctx, n.key, n.cfg.Network, oldest.seen.From); err != nil || id != oldest.seen.ID {
 		return false
 	}
-	if n.store.CountDevices() > 0 { // by now
+	key, err := n.clusterKey()
+	if err != nil || n.store.CountDevices() > 0 { // by now
 		return false
 	}
 	seed, _ := newSeed()
-	err := n.noteTwin(name)
 	saved := ""
-	if err == nil {
+	if err = n.noteTwin(name); err == nil {
 		saved, err = n.noteReset(resetNote{
-			Saved: savedName(n.cfg.Now()), Seed: seed, Key: n.clusterKey().String(), Join: oldest.seen.From.String(),
+			Saved: savedName(n.cfg.Now()), Seed: seed, Key: key.String(), Join: oldest.seen.From.String(),
 		})
 	}
 	if err != nil {

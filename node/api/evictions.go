@@ -20,14 +20,18 @@ type Evictions interface {
 
 // Eviction is a gateway that was evicted, and what is to be looked at.
 type Eviction struct {
-	Name      string     `json:"name"`
-	ID        string     `json:"id"`
-	At        time.Time  `json:"at"`
-	By        string     `json:"by"`        // name of the gateway at which it was evicted
-	Tokens    int        `json:"tokens"`    // that it had issued, all revoked
-	Written   []Written  `json:"written"`   // by it in the last 30 days, newest first: to be reviewed
-	Suspended []Waiting  `json:"suspended"` // admitted by it unknown to the others: no members until readmitted
-	Exposed   []Exposure `json:"exposed"`   // what it may have read
+	Name    string    `json:"name"`
+	ID      string    `json:"id"`
+	At      time.Time `json:"at"`
+	By      string    `json:"by"`      // name of the gateway at which it was evicted
+	Tokens  int       `json:"tokens"`  // that it had issued, all revoked
+	Written []Written `json:"written"` // by it in the last 30 days, newest first: to be reviewed
+	// Suspended were admitted by it, or by whom it brought along, unknown to the others: no members until readmitted.
+	Suspended []Waiting  `json:"suspended"`
+	Exposed   []Exposure `json:"exposed"` // what it may have read
+	// Passwords names the users who are to be given another password: theirs is older than an eviction, or an evicted
+	// gateway set it. They cannot log on to join.
+	Passwords []string `json:"passwords"`
 }
 
 // Written is a device, setting or other thing that an evicted gateway wrote last.

@@ -97,8 +97,13 @@ func printEviction(w io.Writer, e api.Eviction) error {
 	for _, x := range e.Exposed {
 		fmt.Fprintf(w, "  %s: %s\n", x.What, x.Remedy)
 	}
+	if len(e.Passwords) > 0 {
+		fmt.Fprintf(w, "\nUsers to be given another password by `gatemesh user password NAME`, who cannot log on to join before:\n"+
+			"  %s\n", strings.Join(e.Passwords, ", "))
+	}
 	if len(e.Suspended) > 0 {
-		fmt.Fprintf(w, "\nIt admitted these unknown to the others; they are no members until `gatemesh gateway admit NAME`:\n")
+		fmt.Fprintf(w, "\nIt, or whom it brought along, admitted these unknown to the others.\n"+
+			"They are no members until `gatemesh gateway admit NAME`:\n")
 		for _, s := range e.Suspended {
 			fmt.Fprintf(w, "  %s (%s)\n", dash(s.Name), s.ID)
 		}
