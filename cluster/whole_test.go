@@ -32,15 +32,19 @@ func TestTwoWholeDeltasAtOnce(t *testing.T) {
 		if !restored.whole.wanted() {
 			t.Fatal("it wants no whole delta")
 		}
-		var ends sync.WaitGroup
+		var last [][]byte
 		for _, from := range c.all {
 			all := parts(t, storeState{from}, restored.Digest())
 			for _, p := range all[:len(all)-1] {
 				_, err := restored.Merge(p)
 				check(t, err)
 			}
+			last = append(last, all[len(all)-1])
+		}
+		var ends sync.WaitGroup
+		for _, p := range last {
 			ends.Go(func() {
-				if _, err := restored.Merge(all[len(all)-1]); err != nil {
+				if _, err := restored.Merge(p); err != nil {
 					t.Error(err)
 				}
 			})
