@@ -77,8 +77,8 @@ func (s *Store) Admit(ctx context.Context, a Admission) error {
 	})
 }
 
-// Admitted returns the admission of a gateway and whether it stands. One that is returned and does not stand was written
-// by an evicted gateway, see Suspended.
+// Admitted returns the admission of a gateway and whether it stands. One that is returned and does not stand was
+// written by an evicted gateway, see Suspended.
 func (s *Store) Admitted(n Node) (a Admission, ok bool, err error) {
 	err = s.judge(func(txn *badger.Txn, v *verdicts) (err error) {
 		a, ok, err = v.standing(snapshot{txn}, n)
@@ -107,7 +107,7 @@ func (s *Store) Departed(n Node) (yes bool, err error) {
 // Leave ends this gateway's own admission, for good: nobody waits for it any more. It returns an error that wraps
 // ErrNotFound if it has none.
 func (s *Store) Leave(ctx context.Context) error {
-	return s.update(ctx, func(t *tx) error {
+	return s.updateSealed(ctx, func(t *tx) error {
 		e, err := t.entity(admissionRef(s.node))
 		if err != nil {
 			return err

@@ -157,7 +157,8 @@ func fieldChanges(r ref, was, is *entity) (all []FieldChange) {
 	}
 	for _, f := range slices.Sorted(maps.Keys(fields)) {
 		a, b := was.get(f), is.get(f)
-		if f == "" || f == fieldTold && r.kind() == kindGateway || strings.HasPrefix(f, fieldOff) || a != nil && b != nil && string(a.value) == string(b.value) {
+		if f == "" || f == fieldTold && r.kind() == kindGateway || strings.HasPrefix(f, fieldOff) || a != nil && b != nil &&
+			string(a.value) == string(b.value) {
 			continue
 		}
 		all = append(all, FieldChange{f, shown(r, f, a), shown(r, f, b)})

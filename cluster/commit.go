@@ -230,6 +230,11 @@ func (s *Store) tell(changed map[ref]struct{}) {
 // update runs a local transaction and waits until it is durable. When ctx ends
 // first, the transaction may still be carried out.
 func (s *Store) update(ctx context.Context, run func(*tx) error) error {
+	return s.updateSealed(ctx, s.unsealed(run))
+}
+
+// updateSealed is update also while the store is sealed.
+func (s *Store) updateSealed(ctx context.Context, run func(*tx) error) error {
 	r := newRequest(s.once(ctx, run))
 	r.actor = actorOf(ctx)
 	return s.submit(ctx, r)

@@ -45,8 +45,8 @@
 //
 // Whatever is acknowledged is on the disk. One committer carries requests out in
 // memory and syncs many together, see pipeline.go; it stops writing while the disk
-// still has room, see room.go. A store that is damaged is not opened and not
-// changed, see verify.go.
+// still has room, see room.go. One whose gateway is leaving is sealed, see seal.go: it takes no changes. A store that
+// is damaged is not opened and not changed, see verify.go.
 //
 // Cells of unknown kinds and fields are kept and forwarded as they came. A kind that a later data format
 // brings is not written before all admitted gateways say that they understand it, see format.go.
@@ -70,7 +70,7 @@
 // # What is counted
 //
 // The uses of a token are spent by the gateway that minted it, on the disk on which it was
-// minted, once this gateway has caught up with a peer. A disk that is sent a write of its own
+// minted, once this gateway has caught up with a peer or has none. A disk that is sent a write of its own
 // gateway that it never made was rolled back, and spends no more of what it minted. Serving says
 // which members are within max-instances.
 //

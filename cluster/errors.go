@@ -22,7 +22,7 @@ var (
 	ErrInvalidStatement = errors.New("invalid admission statement")
 	// ErrTooLarge says that a value or a transaction is beyond its limit.
 	ErrTooLarge = errors.New("too large")
-	// ErrReadOnly says that the disk is nearly full: nothing is written until there is room. See [ReadOnlyError].
+	// ErrReadOnly says that nothing is written. See [ReadOnlyError] and [SealedError].
 	ErrReadOnly = errors.New("store is read-only")
 	// ErrEvicted says that a gateway was evicted: its key is never admitted again.
 	ErrEvicted = errors.New("gateway was evicted")

@@ -21,7 +21,8 @@ type OlderError struct {
 }
 
 func (e *OlderError) Error() string {
-	return fmt.Sprintf("%s needs data format %d, which is not understood by %s", e.Kind, e.Format, strings.Join(e.Gateways, ", "))
+	return fmt.Sprintf("%s needs data format %d, which is not understood by %s", e.Kind, e.Format,
+		strings.Join(e.Gateways, ", "))
 }
 
 // Hint says what to do.

@@ -46,9 +46,15 @@ var gatewayFields = []struct {
 	{"hostname", func(g *Gateway) string { return g.Hostname }, func(g *Gateway, v string) { g.Hostname = v }},
 	{"version", func(g *Gateway) string { return g.Version }, func(g *Gateway, v string) { g.Version = v }},
 	{"started", func(g *Gateway) string { return formatTime(g.Started) }, func(g *Gateway, v string) { g.Started = parseTime(v) }},
-	{"role", func(g *Gateway) string { return roleText(g.Standby) }, func(g *Gateway, v string) { g.Standby = v == roleStandby }},
+	{
+		"role", func(g *Gateway) string { return roleText(g.Standby) },
+		func(g *Gateway, v string) { g.Standby = v == roleStandby },
+	},
 	{fieldTold, func(g *Gateway) string { return g.Told }, func(g *Gateway, v string) { g.Told = v }},
-	{"format", func(g *Gateway) string { return strconv.Itoa(g.Format) }, func(g *Gateway, v string) { g.Format, _ = strconv.Atoi(v) }},
+	{
+		"format", func(g *Gateway) string { return strconv.Itoa(g.Format) },
+		func(g *Gateway, v string) { g.Format, _ = strconv.Atoi(v) },
+	},
 }
 
 const (

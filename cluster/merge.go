@@ -97,7 +97,11 @@ func (s *Store) mergePart(p part) (behind bool, err error) {
 		return s.mergePart(p)
 	}
 	if err == nil && p.whole && !p.settled {
-		if err := s.keepOnly(s.whole.cells(&p), p.to); err != nil {
+		kept := s.whole.cells(&p)
+		if kept == nil {
+			return true, nil // another one has ended the need of it meanwhile
+		}
+		if err := s.keepOnly(kept, p.to); err != nil {
 			return false, err
 		}
 		p.settled = true

@@ -41,8 +41,14 @@ type Room struct {
 // Room returns what was seen last. It costs nothing.
 func (s *Store) Room() Room { return s.volume.room() }
 
-// Refusal returns the *ReadOnlyError that a write would be refused with now, nil if there is room. It costs nothing.
-func (s *Store) Refusal() error { return s.volume.refusal() }
+// Refusal returns the *SealedError or *ReadOnlyError that a write would be refused with now, nil if there is none. It
+// costs nothing.
+func (s *Store) Refusal() error {
+	if e := s.seal.Load(); e != nil {
+		return e
+	}
+	return s.volume.refusal()
+}
 
 // volume watches the free space of a directory. Only the committer looks; all may ask.
 type volume struct {

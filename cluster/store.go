@@ -70,6 +70,7 @@ type Store struct {
 
 	gate   gate
 	volume *volume
+	seal   atomic.Pointer[SealedError] // nil: changes are taken
 
 	epoch  atomic.Uint64 // raised after each change of an admission
 	judged atomic.Pointer[judged]

@@ -153,6 +153,9 @@ func (t *tx) newDisk() []byte {
 // does not block.
 func (s *Store) ConfirmTokens() { s.confirmed.Store(true) }
 
+// TokensConfirmed says whether ConfirmTokens was called.
+func (s *Store) TokensConfirmed() bool { return s.confirmed.Load() }
+
 // doubt looks for writes of this gateway that this disk does not know: it was rolled back, or
 // another copy of it has run. What it minted can be spent no more.
 func (s *Store) doubt(t *tx, rs []record) error {

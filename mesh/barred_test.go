@@ -10,7 +10,10 @@ import (
 // Serf's word brings nobody back who is barred, whatever process of his it is about.
 func TestBarredInGossip(t *testing.T) {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
-	m := &Mesh{barred: map[ID]struct{}{}, peers: map[ID]*peer{}, prunes: make(chan string, 64), nodes: map[string]gossipNode{}}
+	m := &Mesh{
+		barred: map[ID]struct{}{}, peers: map[ID]*peer{}, prunes: make(chan string, 64),
+		nodes: map[string]gossipNode{},
+	}
 	id := IDOf(key.Public().(ed25519.PublicKey))
 	filter := aliveFilter{m}
 	alive := &memberlist.Node{Name: nodeName(id, 7)}

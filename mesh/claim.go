@@ -222,7 +222,7 @@ func (m *Mesh) examineClaim(w *wire, from netip.Addr, theirs []byte) (secret [32
 		return secret, nil, err
 	}
 	if !hmac.Equal(theirs, expected) {
-		m.log.Warn("claim refused: wrong code", "from", from)
+		m.strangers.Warn("claim refused: wrong code", "from", from)
 		w.refuse(refusedProof, "")
 		return secret, nil, nil
 	}

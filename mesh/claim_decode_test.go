@@ -17,7 +17,8 @@ func FuzzClaimFrames(f *testing.F) {
 			t.Fatalf("%d bytes", len(o.Data))
 		}
 		l, err := parseLogonBody(b)
-		if err == nil && (len(l.User) > maxUser || len(l.Password) > maxPassword || len(l.Name) > maxNameLen || len(l.Version) > maxNameLen) {
+		if err == nil && (len(l.User) > maxUser || len(l.Password) > maxPassword || len(l.Name) > maxNameLen ||
+			len(l.Version) > maxNameLen) {
 			t.Fatalf("%+v", l)
 		}
 		if err == nil {

@@ -80,7 +80,8 @@ func TestClaim(t *testing.T) {
 		deaf := start(t, n, "b", 2)
 		cfg := mesh.ClaimConfig{Key: key("member"), Secret: c.code, Network: n.Host(meshtest.Addr(3))}
 
-		if got, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("")); err != nil || got != nil || len(c.offers) != 0 || c.taken.Load() != 0 {
+		if got, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("")); err != nil || got != nil || len(c.offers) != 0 ||
+			c.taken.Load() != 0 {
 			t.Errorf("looked: %q, %v, %v", got, err, c.offers)
 		}
 		var seen mesh.ID
@@ -89,7 +90,8 @@ func TestClaim(t *testing.T) {
 			return append(about, " offer"...), nil
 		})
 		time.Sleep(time.Second) // for the last word
-		if err != nil || string(got) != "answer" || seen != a.id() || c.right != 2 || c.taken.Load() != 1 || c.offers[0] != "about offer" {
+		if err != nil || string(got) != "answer" || seen != a.id() || c.right != 2 || c.taken.Load() != 1 ||
+			c.offers[0] != "about offer" {
 			t.Errorf("%q, %v, %v", got, err, c.offers)
 		}
 		if c.tries[0] != meshtest.Addr(3) {
@@ -98,13 +100,15 @@ func TestClaim(t *testing.T) {
 
 		wrong := cfg
 		wrong.Secret[9]++
-		if _, err := mesh.Claim(t.Context(), wrong, a.addr(), offering("x")); !errors.Is(err, mesh.ErrWrongCode) || c.right != 2 {
+		if _, err := mesh.Claim(t.Context(), wrong, a.addr(), offering("x")); !errors.Is(err, mesh.ErrWrongCode) ||
+			c.right != 2 {
 			t.Errorf("wrong code: %v", err)
 		}
 		other := cfg
 		other.Gateway = deaf.id()
 		var who *mesh.OtherError
-		if _, err := mesh.Claim(t.Context(), other, a.addr(), offering("x")); !errors.As(err, &who) || who.Got != a.id() || len(c.tries) != 3 {
+		if _, err := mesh.Claim(t.Context(), other, a.addr(), offering("x")); !errors.As(err, &who) || who.Got != a.id() ||
+			len(c.tries) != 3 {
 			t.Errorf("another gateway: %v, %d tries", err, len(c.tries))
 		}
 		if _, err := mesh.Claim(t.Context(), cfg, deaf.addr(), offering("x")); !errors.Is(err, mesh.ErrNotMember) {
@@ -112,11 +116,13 @@ func TestClaim(t *testing.T) {
 		}
 		var no *mesh.RefusedError
 		c.refuse = &mesh.RefusedError{Reason: "too many", Hint: "wait"}
-		if _, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("x")); !errors.As(err, &no) || no.Reason != "too many" || no.Hint != "wait" {
+		if _, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("x")); !errors.As(err, &no) || no.Reason != "too many" ||
+			no.Hint != "wait" {
 			t.Errorf("refused: %v", err)
 		}
 		c.refuse, c.no = nil, &mesh.RefusedError{Reason: "not that"}
-		if _, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("x")); !errors.As(err, &no) || no.Reason != "not that" || c.taken.Load() != 1 {
+		if _, err := mesh.Claim(t.Context(), cfg, a.addr(), offering("x")); !errors.As(err, &no) || no.Reason != "not that" ||
+			c.taken.Load() != 1 {
 			t.Errorf("offer refused: %v, %d taken", err, c.taken.Load())
 		}
 		stop := errors.New("changed my mind")
@@ -128,7 +134,8 @@ func TestClaim(t *testing.T) {
 	})
 }
 
-// A connection that breaks after an offer was accepted leaves one side in doubt, and the other one does what it accepted.
+// A connection that breaks after an offer was accepted leaves one side in doubt, and the other one does what it
+// accepted.
 func TestClaimIsCutOff(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		n := meshtest.NewNetwork(1)
@@ -176,10 +183,12 @@ func TestLogon(t *testing.T) {
 		})
 		deaf := start(t, n, "b", 2)
 		cfg := mesh.LogonConfig{
-			Key: key("n"), Member: a.id(), Name: "n", Version: "v", User: "anna", Password: "geheim", Network: n.Host(meshtest.Addr(3)),
+			Key: key("n"), Member: a.id(), Name: "n", Version: "v", User: "anna", Password: "geheim",
+			Network: n.Host(meshtest.Addr(3)),
 		}
 		got, err := mesh.Logon(t.Context(), cfg, a.addr())
-		if err != nil || string(got) != "grant" || said != "anna/geheim" || came.Name != "n" || came.Addr.Addr() != meshtest.Addr(3) ||
+		if err != nil || string(got) != "grant" || said != "anna/geheim" || came.Name != "n" ||
+			came.Addr.Addr() != meshtest.Addr(3) ||
 			!came.Key.Equal(key("n").Public()) {
 			t.Errorf("%q, %v, %q, %+v", got, err, said, came)
 		}
@@ -188,7 +197,8 @@ func TestLogon(t *testing.T) {
 		}
 		refuse = &mesh.RefusedError{Reason: "locked", Hint: "wait"}
 		var no *mesh.RefusedError
-		if _, err := mesh.Logon(t.Context(), cfg, a.addr()); !errors.As(err, &no) || no.Reason != "locked" || no.Hint != "wait" {
+		if _, err := mesh.Logon(t.Context(), cfg, a.addr()); !errors.As(err, &no) || no.Reason != "locked" ||
+			no.Hint != "wait" {
 			t.Errorf("refused: %v", err)
 		}
 		said = ""
@@ -228,7 +238,8 @@ func startRelay(t *testing.T, n *meshtest.Network, host netip.Addr, to netip.Add
 	t.Helper()
 	h := n.Host(host)
 	k := key("mallory")
-	der, err := x509.CreateCertificate(nil, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{}, k.Public(), k)
+	der, err := x509.CreateCertificate(nil, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{},
+		k.Public(), k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +324,8 @@ func TestClaimThroughAMiddle(t *testing.T) {
 func replay(t *testing.T, h mesh.Network, to netip.AddrPort, b []byte) []byte {
 	t.Helper()
 	k := key("member") // even with the key of the one that was heard
-	der, err := x509.CreateCertificate(nil, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{}, k.Public().(ed25519.PublicKey), k)
+	der, err := x509.CreateCertificate(nil, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{},
+		k.Public().(ed25519.PublicKey), k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +335,8 @@ func replay(t *testing.T, h mesh.Network, to netip.AddrPort, b []byte) []byte {
 	}
 	defer raw.Close()
 	c := tls.Client(raw, &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: k}}, NextProtos: []string{"gatemesh-claim/1"},
+		Certificates:       []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: k}},
+		NextProtos:         []string{"gatemesh-claim/1"},
 		InsecureSkipVerify: true, MinVersion: tls.VersionTLS13,
 	})
 	if _, err := c.Write(b); err != nil {
@@ -343,7 +356,10 @@ func TestLogonThroughAMiddle(t *testing.T) {
 			cfg.Logon = func(context.Context, mesh.Newcomer, string, string) ([]byte, error) { asked++; return nil, nil }
 		})
 		r := startRelay(t, n, meshtest.Addr(4), a.addr(), "gatemesh-logon/1")
-		cfg := mesh.LogonConfig{Key: key("n"), Member: a.id(), User: "anna", Password: "geheim", Network: n.Host(meshtest.Addr(3))}
+		cfg := mesh.LogonConfig{
+			Key: key("n"), Member: a.id(), User: "anna", Password: "geheim",
+			Network: n.Host(meshtest.Addr(3)),
+		}
 		var who *mesh.OtherError
 		if _, err := mesh.Logon(t.Context(), cfg, r.addr); !errors.As(err, &who) || who.Got != gatewayID(key("mallory")) {
 			t.Errorf("relayed: %v", err)
@@ -352,7 +368,8 @@ func TestLogonThroughAMiddle(t *testing.T) {
 			t.Errorf("asked %d times, passed on %q", asked, r.text())
 		}
 		cfg.Member = gatewayID(key("mallory")) // what a confirmed fingerprint of the wrong one costs
-		if _, err := mesh.Logon(t.Context(), cfg, r.addr); err != nil || asked != 1 || !bytes.Contains([]byte(r.text()), []byte("geheim")) {
+		if _, err := mesh.Logon(t.Context(), cfg, r.addr); err != nil || asked != 1 ||
+			!bytes.Contains([]byte(r.text()), []byte("geheim")) {
 			t.Errorf("the relay does not work: %v", err)
 		}
 		closeAll(a)

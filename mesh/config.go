@@ -40,8 +40,8 @@ type Config struct {
 	States map[string]State
 
 	// Admit says why the holder of a key may not be a member; nil means that
-	// it may. An error that wraps ErrEvicted or ErrSuspended is told to it. voucher is what the peer carries from its sponsor, at most
-	// 4 KiB, and may be nil. Nil: anybody.
+	// it may. An error that wraps ErrEvicted or ErrSuspended is told to it. voucher is what the peer carries from its
+	// sponsor, at most 4 KiB, and may be nil. Nil: anybody.
 	Admit   func(peer ed25519.PublicKey, voucher []byte) error
 	Voucher []byte // ours; at most 4 KiB
 

@@ -87,7 +87,9 @@ func (c Credential) prove(w *wire, by side, newcomer, member ed25519.PublicKey) 
 }
 
 // proven returns the credential among secrets whose proof is theirs.
-func (c Credential) proven(w *wire, secrets [][32]byte, theirs []byte, newcomer, member ed25519.PublicKey) (Credential, bool, error) {
+func (c Credential) proven(w *wire, secrets [][32]byte, theirs []byte, newcomer, member ed25519.PublicKey) (
+	Credential, bool, error,
+) {
 	for _, c.Secret = range secrets {
 		expected, err := c.prove(w, newcomerSide, newcomer, member)
 		if err != nil {

@@ -71,7 +71,8 @@ func TestCredentials(t *testing.T) {
 			if !errors.Is(err, c.want) {
 				t.Errorf("%d: %v, want %v", i, err, c.want)
 			}
-			if c.want == nil && (came.Kind == "" || string(came.ID) != string(c.ID) || time.Until(came.Time).Abs() > time.Second) {
+			if c.want == nil && (came.Kind == "" || string(came.ID) != string(c.ID) ||
+				time.Until(came.Time).Abs() > time.Second) {
 				t.Errorf("%d: %+v", i, came)
 			}
 			if errors.Is(c.want, mesh.ErrWrongMember) && asked != 0 {
@@ -81,14 +82,19 @@ func TestCredentials(t *testing.T) {
 		cfg, _ := joining(n, "z", 100)
 		cfg.Credential = token(1, "old", "old")
 		var no *mesh.RefusedError
-		if _, _, err := mesh.Join(t.Context(), cfg, a.addr()); !errors.As(err, &no) || no.Reason != "too old" || no.Hint != "make another" || no.Final {
+		if _, _, err := mesh.Join(t.Context(), cfg, a.addr()); !errors.As(err, &no) || no.Reason != "too old" ||
+			no.Hint != "make another" || no.Final {
 			t.Errorf("refused: %v", err)
 		}
 		cfg.Credential.Member = pin[:]
 		if _, _, err := mesh.Join(t.Context(), cfg, a.addr()); !errors.As(err, &no) || !no.Final {
 			t.Errorf("refused by the member that was expected: %v", err)
 		}
-		for _, c := range []mesh.Credential{{Member: []byte("short")}, {ID: make([]byte, 5000)}, {Kind: string(make([]byte, 65))}} {
+		for _, c := range []mesh.Credential{
+			{Member: []byte("short")},
+			{ID: make([]byte, 5000)},
+			{Kind: string(make([]byte, 65))},
+		} {
 			cfg.Credential = c
 			if _, _, err := mesh.Join(t.Context(), cfg, a.addr()); err == nil {
 				t.Errorf("joined with %+v", c)

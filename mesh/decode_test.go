@@ -84,7 +84,8 @@ func FuzzStrangersFrames(f *testing.F) {
 		if err := parseRefusal(b); err == nil || errors.As(err, &no) && len(no.Reason)+len(no.Hint) > 2*maxReason+100 {
 			t.Fatalf("refusal %v", err)
 		}
-		if h, err := parseJoinHello(b); err == nil && (len(h.Proof) != 32 || len(h.Name) > maxNameLen || len(h.Kind) > maxNameLen || len(h.ID) > maxCredential) {
+		if h, err := parseJoinHello(b); err == nil && (len(h.Proof) != 32 || len(h.Name) > maxNameLen ||
+			len(h.Kind) > maxNameLen || len(h.ID) > maxCredential) {
 			t.Fatalf("%+v", h)
 		}
 		if p, err := parseJoinProof(b); err == nil && len(p.Proof) != 32 {

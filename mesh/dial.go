@@ -168,7 +168,8 @@ func (m *Mesh) refuse(w *wire, theirs hello, code reason) error {
 	text := ""
 	if _, ok := common(theirs.ProtoMin, theirs.ProtoMax); !ok && code == refusedVersion {
 		text = unlike(theirs.ProtoMin, theirs.ProtoMax)
-		e.Reason += fmt.Sprintf(": it speaks %s of the protocol, we %s", versions(theirs.ProtoMin, theirs.ProtoMax), versions(protoMin, protoMax))
+		e.Reason += fmt.Sprintf(": it speaks %s of the protocol, we %s", versions(theirs.ProtoMin, theirs.ProtoMax),
+			versions(protoMin, protoMax))
 	}
 	w.refuse(code, text)
 	return e
@@ -187,7 +188,7 @@ func (m *Mesh) examine(w *wire, theirs hello) reason {
 	}
 	if m.cfg.Admit != nil {
 		if err := m.cfg.Admit(w.key, theirs.Voucher); err != nil {
-			m.log.Warn("peer not admitted", "peer", IDOf(w.key), "name", theirs.Name, "err", err)
+			m.strangers.Warn("peer not admitted", "peer", IDOf(w.key), "name", theirs.Name, "err", err)
 			if errors.Is(err, ErrEvicted) {
 				return refusedEvicted
 			}

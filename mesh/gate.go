@@ -13,7 +13,7 @@ import (
 // Limits of connections whose other side has not proven to be admitted.
 const (
 	maxStrangers      = 256 // in all, but for those from where peers are
-	maxStrangersPerIP = 32  // from one address, or one IPv6 /64
+	maxStrangersPerIP = 32  // from one source
 	peekTimeout       = 5 * time.Second
 	helloBytes        = 64 << 10 // read until the other side has said who it is; a certificate is 300
 	gossipStreamLimit = 1 << 20  // read from one stream of memberlist: 3,000 members
@@ -32,7 +32,8 @@ type stranger struct {
 	net.Conn
 	from     netip.AddrPort
 	gate     *gate
-	familiar bool // comes from where a peer is
+	familiar bool         // comes from where a peer is
+	source   netip.Prefix // what it counts as
 	left     sync.Once
 	first    []byte // peeked
 	quota    int64  // bytes that may still be read; 0: no limit, below: none left
@@ -145,12 +146,13 @@ type gate struct {
 	filled    time.Time // tokens were counted
 }
 
-// source is what an address counts as: a host, or an IPv6 network, in which
-// one host may have any address.
-func source(a netip.Addr) netip.Prefix {
+// source is what an address counts as: a host, or the network of a stranger with
+// a global IPv6 address, in which one host may have any. A LAN is not one source:
+// its gateways, and one hostile host among them, have one /64.
+func source(a netip.Addr, familiar bool) netip.Prefix {
 	a = a.Unmap().WithZone("")
-	bits := 32
-	if a.Is6() {
+	bits := a.BitLen()
+	if a.Is6() && !familiar && !a.IsLinkLocalUnicast() && !a.IsPrivate() && !a.IsLoopback() {
 		bits = 64
 	}
 	p, _ := a.Prefix(bits) // the zero Addr gives the zero Prefix, a source like any other
@@ -162,16 +164,16 @@ func source(a netip.Addr) netip.Prefix {
 // out, a flood of silent connections would keep out everybody.
 func (g *gate) enter(s *stranger) (entered bool, out *stranger) {
 	s.familiar = g.familiar != nil && g.familiar(s.from.Addr())
-	p := source(s.from.Addr())
+	s.source = source(s.from.Addr(), s.familiar)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.from[p] >= maxStrangersPerIP {
+	if g.from[s.source] >= maxStrangersPerIP {
 		return false, nil
 	}
 	if g.from == nil {
 		g.from, g.strangers = map[netip.Prefix]int{}, map[*stranger]bool{}
 	}
-	g.from[p]++
+	g.from[s.source]++
 	if s.familiar {
 		return true, nil
 	}
@@ -186,12 +188,11 @@ func (g *gate) enter(s *stranger) (entered bool, out *stranger) {
 
 // leave gives the place of s back.
 func (g *gate) leave(s *stranger) {
-	p := source(s.from.Addr())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.strangers, s)
-	if g.from[p]--; g.from[p] <= 0 {
-		delete(g.from, p)
+	if g.from[s.source]--; g.from[s.source] <= 0 {
+		delete(g.from, s.source)
 	}
 }
 

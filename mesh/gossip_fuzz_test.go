@@ -92,7 +92,10 @@ func FuzzGossipOfStrangers(f *testing.F) {
 		runtime.ReadMemStats(&before)
 		g.give(b)
 		if len(b) > 0 && len(b) < maxPacket {
-			g.t.packets <- &memberlist.Packet{Buf: append([]byte(nil), b...), From: &net.UDPAddr{IP: net.IPv4(198, 51, 100, 1)}, Timestamp: time.Now()}
+			g.t.packets <- &memberlist.Packet{
+				Buf: append([]byte(nil), b...), From: &net.UDPAddr{IP: net.IPv4(198, 51, 100, 1)},
+				Timestamp: time.Now(),
+			}
 		}
 		runtime.ReadMemStats(&after)
 		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20+16*uint64(len(b)) {

@@ -122,7 +122,8 @@ func (m *Mesh) serveLogon(ctx context.Context, s *stranger, w *wire) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, logonTimeout)
 	defer cancel()
-	grant, err := m.cfg.Logon(limited, Newcomer{Key: w.key, Name: l.Name, Version: l.Version, Addr: s.from}, l.User, l.Password)
+	grant, err := m.cfg.Logon(limited, Newcomer{Key: w.key, Name: l.Name, Version: l.Version, Addr: s.from}, l.User,
+		l.Password)
 	if err != nil {
 		w.refuseFor(err)
 		return fmt.Errorf("log on: %w", err)

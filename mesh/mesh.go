@@ -22,6 +22,7 @@ type Mesh struct {
 	port      *port
 	transport *transport
 	log       *slog.Logger
+	strangers *StrangerLog
 	names     []string // of States, sorted
 	handlers  map[string]Handler
 	merges    map[string]chan struct{} // by state: a token per merge at work
@@ -53,7 +54,8 @@ type Mesh struct {
 	barred  map[ID]struct{}        // nothing is taken from them
 	events  []Event
 
-	refusals []Refusal // the oldest first
+	refusals []Refusal           // the oldest first
+	booked   map[netip.Addr]bool // in the book when it was last read; replaced, not changed
 }
 
 type runState int
@@ -84,12 +86,13 @@ func New(cfg Config) (*Mesh, error) {
 		return nil, err
 	}
 	m := &Mesh{
-		cfg: cfg, self: self, boot: boot, gossip: boot, port: p, log: cfg.Log,
+		cfg: cfg, self: self, boot: boot, gossip: boot, port: p, log: cfg.Log, strangers: NewStrangerLog(cfg.Log),
 		names: slices.Sorted(maps.Keys(cfg.States)), handlers: map[string]Handler{},
 		merges: map[string]chan struct{}{}, leaves: make(chan chan error),
 		prunes: make(chan string, 64), barred: map[ID]struct{}{},
 		wanted: make(chan []netip.AddrPort, 16), due: make(chan struct{}, 1),
-		joins: make(chan netip.AddrPort, 64), moved: make(chan struct{}, 1), told: make(chan struct{}, 1), testified: make(chan struct{}, 1), relocated: make(chan struct{}, 1),
+		joins: make(chan netip.AddrPort, 64), moved: make(chan struct{}, 1), told: make(chan struct{}, 1),
+		testified: make(chan struct{}, 1), relocated: make(chan struct{}, 1),
 		ended: make(chan struct{}),
 		peers: map[ID]*peer{}, nodes: map[string]gossipNode{},
 		who: map[netip.AddrPort]ID{}, dialing: map[netip.AddrPort]int{},

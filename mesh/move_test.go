@@ -26,7 +26,9 @@ func TestAddressChanges(t *testing.T) {
 			// Links are not what it lives by: a new member hears of it through serf.
 			d := start(t, n, "new", 50+i)
 			d.mesh.Connect(addrs(a))
-			within(t, 5*time.Second, "a new one knows it", func() bool { return meshed(a, b, c, d) && d.sees(b).Addr.Addr() == to })
+			within(t, 5*time.Second, "a new one knows it", func() bool {
+				return meshed(a, b, c, d) && d.sees(b).Addr.Addr() == to
+			})
 			d.close()
 			time.Sleep(3 * time.Minute)
 			for _, o := range []*gateway{a, c} {

@@ -130,13 +130,15 @@ func firstPrivate() netip.Addr {
 // inner are beginnings of names of interfaces that end in this host:
 // containers, virtual machines, tunnels.
 var inner = []string{
-	"docker", "br-", "veth", "virbr", "vmnet", "vboxnet", "cni", "podman", "lxc", "lxd", "flannel", "cali", "tun", "tap", "wg", "utun", "gatemesh",
+	"docker", "br-", "veth", "virbr", "vmnet", "vboxnet", "cni", "podman", "lxc", "lxd", "flannel", "cali", "tun", "tap",
+	"wg", "utun", "gatemesh",
 }
 
 // fitness says how good an address of an interface is to be reached at from
 // the LAN; 0: not at all.
 func fitness(name string, flags net.Flags, ip netip.Addr) int {
-	within := flags&net.FlagPointToPoint != 0 || slices.ContainsFunc(inner, func(s string) bool { return strings.HasPrefix(name, s) })
+	within := flags&net.FlagPointToPoint != 0 ||
+		slices.ContainsFunc(inner, func(s string) bool { return strings.HasPrefix(name, s) })
 	r := 0
 	switch {
 	case ip.IsLoopback():

@@ -30,7 +30,8 @@ func TestFitness(t *testing.T) {
 			t.Errorf("%s %s: %d", c.name, c.addr, got)
 		}
 	}
-	if fitness("ppp0", up|net.FlagPointToPoint, netip.MustParseAddr("10.8.0.2")) >= fitness("eth1", up, netip.MustParseAddr("10.0.0.5")) {
+	if fitness("ppp0", up|net.FlagPointToPoint, netip.MustParseAddr("10.8.0.2")) >= fitness("eth1", up,
+		netip.MustParseAddr("10.0.0.5")) {
 		t.Error("a tunnel is as good as a card")
 	}
 }

@@ -119,10 +119,14 @@ func (m *Mesh) peer(id ID) *peer {
 	return p
 }
 
-// peerAt says whether a peer that was linked once may be at a.
+// peerAt says whether a may be where a peer is: one that was linked once, or is
+// in the book.
 func (m *Mesh) peerAt(a netip.Addr) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.booked[a] {
+		return true
+	}
 	for _, p := range m.peers {
 		if p.key != nil && slices.ContainsFunc(p.addrs, func(b netip.AddrPort) bool { return b.Addr() == a }) {
 			return true
@@ -184,9 +188,8 @@ func (m *Mesh) install(l *link) bool {
 }
 
 // prefer says whether a link that was dialed by a replaces one that was
-// dialed by b and lives: over one that is silent the peer may have given us up. Both ends come to the same: the lower wins, and of two by the
-// same dialer the newer, as it makes a second one only when it has lost the
-// first.
+// dialed by b and lives: over one that is silent the peer may have given us up. Both ends come to the same: the lower
+// wins, and of two by the same dialer the newer, as it makes a second one only when it has lost the first.
 func prefer(a, b ID) bool { return a.Compare(b) <= 0 }
 
 // unlink is told by a link that it is closed. If its peer was thought alive,

@@ -74,7 +74,7 @@ func TestGateKeepsPlacesForPeers(t *testing.T) {
 		g.enters(other)
 		other = other.Next()
 	}
-	if !ok || !s.familiar || g.from[source(peer)] != 1 {
+	if !ok || !s.familiar || g.from[source(peer, true)] != 1 {
 		t.Error("a peer lost its place to strangers")
 	}
 	for range maxStrangersPerIP - 1 {
@@ -82,6 +82,51 @@ func TestGateKeepsPlacesForPeers(t *testing.T) {
 	}
 	if _, ok := g.enters(peer); ok {
 		t.Error("a peer's host has any number of places")
+	}
+}
+
+// One host of an IPv6 LAN does not shut out its neighbours, and a LAN has room for many gateways.
+func TestGateOfALAN(t *testing.T) {
+	hostile, member := netip.MustParseAddr("2001:db8::bad:1"), netip.MustParseAddr("2001:db8::1")
+	m := &Mesh{cfg: Config{Book: func() []netip.AddrPort { return []netip.AddrPort{netip.AddrPortFrom(member, 7946)} }}}
+	m.readBook()
+	g := gate{familiar: m.peerAt}
+	for range 2 * maxStrangersPerIP {
+		g.enters(hostile)
+		hostile = hostile.Next()
+	}
+	var all []*stranger
+	enter := func(a netip.Addr) {
+		t.Helper()
+		s, ok := g.enters(a)
+		if !ok {
+			t.Fatalf("%s is kept out", a)
+		}
+		all = append(all, s)
+	}
+	enter(member)
+	if n := len(g.strangers); n != maxStrangersPerIP {
+		t.Errorf("a hostile host has %d places", n)
+	}
+	for _, text := range []string{"fe80::1", "fd00::1"} {
+		a := netip.MustParseAddr(text)
+		for range 40 {
+			enter(a)
+			a = a.Next()
+		}
+		for range maxStrangersPerIP {
+			g.enters(a)
+		}
+		if _, ok := g.enters(a); ok {
+			t.Errorf("%s has any number of places", a)
+		}
+	}
+	m.booked = nil // a place is given back as what it was taken
+	for _, s := range all {
+		s.leave()
+	}
+	if n := len(g.from); n != 3 {
+		t.Errorf("%d sources are counted: %v", n, g.from)
 	}
 }
 

@@ -74,14 +74,16 @@ func TestForeignVersion(t *testing.T) {
 		}
 		w.close()
 		var no *RefusedError
-		if err := parseRefusal(body); !errors.As(err, &no) || !no.Version() || !strings.Contains(no.Reason, "too new: you speak 70 to 80") {
+		if err := parseRefusal(body); !errors.As(err, &no) || !no.Version() ||
+			!strings.Contains(no.Reason, "too new: you speak 70 to 80") {
 			t.Errorf("%s: %v", proto, err)
 		}
 	}
 	for len(m.Refusals()) == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	if r := m.Refusals()[0]; !r.ByUs || r.ID != self.id || !strings.Contains(r.Reason, "it speaks 70 to 80 of the protocol") {
+	if r := m.Refusals()[0]; !r.ByUs || r.ID != self.id || !strings.Contains(r.Reason,
+		"it speaks 70 to 80 of the protocol") {
 		t.Errorf("%+v", r)
 	}
 }

@@ -215,13 +215,25 @@ func (m *Mesh) heardFrom(a netip.AddrPort) {
 	}
 }
 
+// readBook returns what is in the book, and remembers that peers may be there.
+func (m *Mesh) readBook() []netip.AddrPort {
+	if m.cfg.Book == nil {
+		return nil
+	}
+	book, booked := m.cfg.Book(), map[netip.Addr]bool{}
+	for _, a := range book {
+		booked[a.Addr().Unmap().WithZone("")] = true
+	}
+	m.mu.Lock()
+	m.booked = booked
+	m.mu.Unlock()
+	return book
+}
+
 // tryAbsent dials an address at which nobody is linked, a random one of those
 // whose turn it is; all of them if all is set.
 func (m *Mesh) tryAbsent(ctx context.Context, seeds []netip.AddrPort, turns map[netip.AddrPort]int, all bool) {
-	book := slices.Clone(seeds)
-	if m.cfg.Book != nil {
-		book = append(book, m.cfg.Book()...)
-	}
+	book := append(slices.Clone(seeds), m.readBook()...)
 	m.mu.Lock()
 	for _, p := range m.peers {
 		if p.link == nil && !p.left {
@@ -235,7 +247,9 @@ func (m *Mesh) tryAbsent(ctx context.Context, seeds []netip.AddrPort, turns map[
 	}
 	if !all {
 		mrand.Shuffle(len(book), func(i, j int) { book[i], book[j] = book[j], book[i] })
-		book = []netip.AddrPort{slices.MinFunc(book, func(a, b netip.AddrPort) int { return cmp.Compare(turns[a], turns[b]) })}
+		book = []netip.AddrPort{slices.MinFunc(book, func(a, b netip.AddrPort) int {
+			return cmp.Compare(turns[a], turns[b])
+		})}
 	}
 	if len(turns) > maxWho {
 		clear(turns)

@@ -23,7 +23,8 @@ type Refusal struct {
 // refusal notes that a link was refused, if that is what err says.
 func (m *Mesh) refusal(a netip.AddrPort, id ID, err error, byUs bool) {
 	var no *RefusedError
-	if !errors.As(err, &no) || no.code == refusedDuplicate || no.code == refusedSelf || no.code == refusedLeaving || no.code == refusedLink {
+	if !errors.As(err, &no) || no.code == refusedDuplicate || no.code == refusedSelf || no.code == refusedLeaving ||
+		no.code == refusedLink {
 		return
 	}
 	m.mu.Lock()

@@ -123,7 +123,9 @@ func TestHealAfterDays(t *testing.T) {
 			left[0].state.add([]byte("left"))
 			right[0].state.add([]byte("right"))
 			net.Heal(hosts(left...), hosts(right...))
-			took := within(t, 10*time.Second, "meshed again", func() bool { return meshed(g...) && equal(left[0].state, right[0].state) })
+			took := within(t, 10*time.Second, "meshed again", func() bool {
+				return meshed(g...) && equal(left[0].state, right[0].state)
+			})
 			t.Logf("%d gateways meshed %v after a split of %v", n, took, days)
 			closeAll(g...)
 		})

@@ -95,7 +95,10 @@ func TestSystemNetwork(t *testing.T) {
 	if err != nil || string(data) != "hi" || !equal(d, ha) || local != netip.MustParseAddr("127.0.0.1") {
 		t.Errorf("join: %q, %v, %v", data, local, err)
 	}
-	_, _, err = mesh.Join(t.Context(), mesh.JoinConfig{Key: key("d"), Credential: mesh.Credential{Secret: [32]byte{4}}, State: d}, b.Addr())
+	_, _, err = mesh.Join(t.Context(), mesh.JoinConfig{
+		Key: key("d"), Credential: mesh.Credential{Secret: [32]byte{4}},
+		State: d,
+	}, b.Addr())
 	if !errors.Is(err, mesh.ErrWrongKey) {
 		t.Errorf("wrong key: %v", err)
 	}

@@ -34,7 +34,7 @@ func (m *Mesh) serveJoin(ctx context.Context, s *stranger, w *wire) error {
 	}
 	secrets, err := m.cfg.Secrets(c.Kind, c.ID)
 	if err != nil {
-		m.log.Warn("join refused", "from", s.from, "name", theirs.Name, "kind", c.Kind, "err", err)
+		m.strangers.Warn("join refused", "from", s.from, "name", theirs.Name, "kind", c.Kind, "err", err)
 		w.refuseFor(err)
 		return nil
 	}
@@ -43,7 +43,7 @@ func (m *Mesh) serveJoin(ctx context.Context, s *stranger, w *wire) error {
 		return err
 	}
 	if !ok {
-		m.log.Warn("join refused: another cluster key", "from", s.from, "name", theirs.Name, "kind", c.Kind)
+		m.strangers.Warn("join refused: another cluster key", "from", s.from, "name", theirs.Name, "kind", c.Kind)
 		w.refuse(refusedProof, "")
 		return nil
 	}

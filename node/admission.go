@@ -121,7 +121,8 @@ func (n *Node) redeem(ctx context.Context, p *parts, id cluster.Node, c mesh.New
 	}
 	if host.IsValid() && !host.Contains(c.Addr.Addr().Unmap()) {
 		return &mesh.RefusedError{
-			Reason: fmt.Sprintf("the join token may be used from %s, not from %s", host, c.Addr.Addr().Unmap()), Hint: anotherToken,
+			Reason: fmt.Sprintf("the join token may be used from %s, not from %s", host, c.Addr.Addr().Unmap()),
+			Hint:   anotherToken,
 		}
 	}
 	if n.cfg.Now().After(claims.expires().Add(maxClockGap)) {

@@ -85,7 +85,8 @@ func readClaimCode(dir string) (ClaimCode, error) {
 	}
 	c, err := ParseClaimCode(string(b))
 	if err != nil {
-		return "", hintf("`gatemesh claim-code --renew` makes another", "%s does not hold a claim code", filepath.Join(dir, claimFile))
+		return "", hintf("`gatemesh claim-code --renew` makes another", "%s does not hold a claim code",
+			filepath.Join(dir, claimFile))
 	}
 	return c, nil
 }

@@ -20,7 +20,8 @@ func TestClaimCodeText(t *testing.T) {
 			t.Fatalf("%q", c)
 		}
 		seen[c] = true
-		for _, s := range []string{c.String(), " " + strings.ToUpper(c.String()) + "\n", codePrefix + strings.ReplaceAll(c.String()[5:], "-", "")} {
+		bare := codePrefix + strings.ReplaceAll(c.String()[5:], "-", "")
+		for _, s := range []string{c.String(), " " + strings.ToUpper(c.String()) + "\n", bare} {
 			if got, err := ParseClaimCode(s); err != nil || got != c {
 				t.Fatalf("%q: %q, %v", s, got, err)
 			}
@@ -42,7 +43,10 @@ func TestClaimCodeText(t *testing.T) {
 	if missed > 0 {
 		t.Errorf("%d wrong letters pass", missed)
 	}
-	for _, s := range []string{"", "gmc1-", "geheim", "gmc1-aaaa-aaaa-aaaa-aaaa-aaaa-aaaa", c[:len(c)-1], c + "a", strings.Repeat("a", 1000)} {
+	for _, s := range []string{
+		"", "gmc1-", "geheim", "gmc1-aaaa-aaaa-aaaa-aaaa-aaaa-aaaa", c[:len(c)-1], c + "a",
+		strings.Repeat("a", 1000),
+	} {
 		if _, err := ParseClaimCode(s); !errors.Is(err, ErrCode) {
 			t.Errorf("%q: %v", s, err)
 		}
@@ -91,10 +95,14 @@ func FuzzClaimSides(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	add(candidacy{Name: "n", Version: "v", Cluster: make([]byte, 16), Devices: 1, Gateways: 2, Connected: 3, Key: make([]byte, 32)})
+	add(candidacy{
+		Name: "n", Version: "v", Cluster: make([]byte, 16), Devices: 1, Gateways: 2, Connected: 3,
+		Key: make([]byte, 32),
+	})
 	add(claimOffer{Token: "gmt1-", Devices: 1, Force: true, By: "n"})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if c, err := parseCandidacy(b); err == nil && (len(c.Cluster) != 16 || len(c.Key) != 32 || len(c.Name) > 64 || c.Devices < 0) {
+		if c, err := parseCandidacy(b); err == nil && (len(c.Cluster) != 16 || len(c.Key) != 32 || len(c.Name) > 64 ||
+			c.Devices < 0) {
 			t.Fatalf("%+v", c)
 		}
 		if o, err := parseClaimOffer(b); err == nil && (len(o.Token) > maxClaimText || o.Devices < 0) {

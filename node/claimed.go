@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -20,9 +19,8 @@ import (
 
 // Bounds of wrong claim codes.
 const (
-	claimTries    = 5
-	claimTriesAll = 50 // of all sources together
-	claimLockout  = 10 * time.Minute
+	claimTries   = 5 // from one address; a code is not guessed from many either
+	claimLockout = 10 * time.Minute
 	// claimedTimeout is how long a gateway that is claimed tries whether it reaches those who claim it.
 	claimedTimeout = 10 * time.Second
 )
@@ -101,19 +99,9 @@ type claimable struct {
 var _ mesh.Claims = (*claimable)(nil)
 
 func newClaimable(n *Node, p *parts) *claimable {
-	c := &claimable{n: n, p: p, tries: tries{each: claimTries, all: claimTriesAll, lockout: claimLockout}}
+	c := &claimable{n: n, p: p, tries: tries{each: claimTries, lockout: claimLockout}}
 	c.seed, c.next = newSeed()
 	return c
-}
-
-// source is what an address counts as: one host may have any address of an IPv6 network.
-func source(a netip.Addr) string {
-	a = a.Unmap().WithZone("")
-	if a.Is6() {
-		p, _ := a.Prefix(64)
-		return p.String()
-	}
-	return a.String()
 }
 
 // Try implements [mesh.Claims].
@@ -127,8 +115,8 @@ func (c *claimable) Try(from netip.Addr) ([32]byte, error) {
 			Reason: "nobody has asked that gateway for a claim code", Hint: "run `gatemesh claim-code` there",
 		}
 	}
-	if wait := c.tries.begin(source(from), c.n.cfg.Now()); wait > 0 {
-		c.n.log.Warn("claim refused: too many wrong codes", "from", from)
+	if wait := c.tries.begin(from.Unmap().String(), c.n.cfg.Now()); wait > 0 {
+		c.n.strangers.Warn("claim refused: too many wrong codes", "from", from)
 		return [32]byte{}, &mesh.RefusedError{
 			Reason: "too many wrong claim codes; none is looked at for another " + minutes(wait),
 			Hint:   "wait; `gatemesh claim-code` there shows the code",
@@ -139,7 +127,7 @@ func (c *claimable) Try(from netip.Addr) ([32]byte, error) {
 
 // Right implements [mesh.Claims].
 func (c *claimable) Right(from netip.Addr) ([]byte, error) {
-	c.tries.right(source(from))
+	c.tries.right(from.Unmap().String())
 	about, err := c.about()
 	if err != nil {
 		return nil, err
@@ -174,12 +162,15 @@ func (c *claimable) Take(ctx context.Context, secret [32]byte, offer []byte) ([]
 	if err != nil {
 		return nil, err
 	}
-	note := resetNote{Saved: savedName(c.n.cfg.Now()), Seed: c.seed, Token: o.Token}
-	if err := c.n.noteReset(note); err != nil {
+	saved, err := c.n.noteReset(resetNote{Saved: savedName(c.n.cfg.Now()), Seed: c.seed, Token: o.Token})
+	var busy *api.Error
+	if errors.As(err, &busy) {
+		return nil, &mesh.RefusedError{Reason: busy.Message, Hint: busy.Hint}
+	}
+	if err != nil {
 		return nil, err
 	}
 	c.gone = true
-	saved := filepath.Join(c.n.cfg.Data, note.Saved)
 	c.n.log.Warn("this gateway was claimed: it leaves its cluster and joins another", "by", o.By,
 		"cluster", clusterName([16]byte(token.Cluster)), "saved", saved)
 	return cbor.Marshal(claimAnswer{Saved: saved})
@@ -210,7 +201,8 @@ func (c *claimable) examine(ctx context.Context, secret [32]byte, o claimOffer) 
 	case string(token.Cluster) == string(about.Cluster):
 		return refuse("", "it is a gateway of this cluster already")
 	case about.Connected > 0 && !o.Force:
-		return refuse("remove it there first, or use --force: they go on without it", "%d other gateways are connected to it", about.Connected)
+		return refuse("remove it there first, or use --force: they go on without it", "%d other gateways are connected to it",
+			about.Connected)
 	case about.Devices > o.Devices:
 		return refuse("look again", "it has %d devices by now, not %d", about.Devices, o.Devices)
 	}
@@ -274,5 +266,8 @@ func (n *Node) ClaimCode(ctx context.Context, q api.ClaimCodeQuery) (api.ClaimCo
 		return api.ClaimCode{}, err
 	}
 	n.note(ctx, action, "claim code")
-	return api.ClaimCode{Code: code.String(), Mesh: p.mesh.Addr().String(), Fingerprint: cluster.Node(p.mesh.ID()).String()}, nil
+	return api.ClaimCode{
+		Code: code.String(), Mesh: p.mesh.Addr().String(),
+		Fingerprint: cluster.Node(p.mesh.ID()).String(),
+	}, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,24 +34,15 @@ func TestCodeRenewedMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var no *mesh.RefusedError
-	if _, err := c.examine(t.Context(), old.secret(), claimOffer{}); !errors.As(err, &no) || !strings.Contains(no.Reason, "renewed meanwhile") {
+	if _, err := c.examine(t.Context(), old.secret(), claimOffer{}); !errors.As(err, &no) ||
+		!strings.Contains(no.Reason, "renewed meanwhile") {
 		t.Errorf("%v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, claimFile)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.examine(t.Context(), ClaimCode("").secret(), claimOffer{}); !errors.As(err, &no) || !strings.Contains(no.Reason, "renewed meanwhile") {
+	if _, err := c.examine(t.Context(), ClaimCode("").secret(), claimOffer{}); !errors.As(err, &no) ||
+		!strings.Contains(no.Reason, "renewed meanwhile") {
 		t.Errorf("none: %v", err)
-	}
-}
-
-// One host has many IPv6 addresses, and counts once.
-func TestSources(t *testing.T) {
-	for a, want := range map[string]string{
-		"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "192.0.2.1", "2001:db8::1": "2001:db8::/64", "2001:db8::2": "2001:db8::/64", "fe80::1%eth0": "fe80::/64",
-	} {
-		if got := source(netip.MustParseAddr(a)); got != want {
-			t.Errorf("%s: %s", a, got)
-		}
 	}
 }

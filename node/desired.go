@@ -172,7 +172,8 @@ func (n *Node) wantedSettings(want map[string]string) (map[string][]byte, []api.
 		if is != want[name] {
 			settings[name] = []byte(want[name])
 			changes = append(changes, api.ConfigChange{
-				What: api.Changed, Object: "setting " + name, Fields: []string{cmp.Or(is, "none") + " → " + cmp.Or(want[name], "none")},
+				What: api.Changed, Object: "setting " + name,
+				Fields: []string{cmp.Or(is, "none") + " → " + cmp.Or(want[name], "none")},
 			})
 		}
 	}

@@ -101,7 +101,8 @@ func (n *Node) checkRoom() api.Check {
 	switch {
 	case d.ReadOnly:
 		return api.Check{
-			Name: "disk", Result: api.Fail, Text: fmt.Sprintf("nearly full: %d MB free, %d MB needed; no changes are taken", d.Free/1e6, (d.Needed+1e6-1)/1e6),
+			Name: "disk", Result: api.Fail,
+			Text: fmt.Sprintf("nearly full: %d MB free, %d MB needed; no changes are taken", d.Free/1e6, (d.Needed+1e6-1)/1e6),
 			Hint: "make room on the volume of " + n.cfg.Data,
 		}
 	case d.Free == 0:
@@ -118,11 +119,13 @@ func (n *Node) checkPath(p *parts) api.Check {
 	}
 	switch {
 	case p.ready.broken.Load():
-		c.Result, c.Text, c.Hint = api.Fail, "the data path has failed; no devices are taken", "see why in the gateway's log; it is tried again"
+		c.Result, c.Text, c.Hint = api.Fail, "the data path has failed; no devices are taken",
+			"see why in the gateway's log; it is tried again"
 	case !p.ready.Load():
 		c.Result, c.Text, c.Hint = api.Warn, "the gateway is starting; no devices are taken yet", "wait a moment"
 	case p.draining.Load():
-		c.Result, c.Text, c.Hint = api.Warn, "the gateway drains; no devices are taken", "`gatemesh drain --undo` takes devices again"
+		c.Result, c.Text, c.Hint = api.Warn, "the gateway drains; no devices are taken",
+			"`gatemesh drain --undo` takes devices again"
 	}
 	return c
 }

@@ -32,7 +32,8 @@ func TestDoctor(t *testing.T) {
 		a, b, x := w.Gateway(1, "a"), w.Gateway(2, "b"), w.Gateway(3, "x")
 		want := func(name, result, text string) {
 			t.Helper()
-			if c := checked(t, a, name); c.Result != result || !strings.Contains(c.Text, text) || result != api.OK && c.Hint == "" {
+			if c := checked(t, a, name); c.Result != result || !strings.Contains(c.Text, text) || result != api.OK &&
+				c.Hint == "" {
 				t.Errorf("%+v, want %s", c, result)
 			}
 		}

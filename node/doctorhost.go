@@ -21,7 +21,8 @@ func multicasts() (up []net.Interface) {
 	}
 	const want = net.FlagUp | net.FlagMulticast
 	for _, i := range all {
-		if addrs, err := i.Addrs(); err == nil && len(addrs) > 0 && i.Flags&(want|net.FlagLoopback|net.FlagPointToPoint) == want {
+		if addrs, err := i.Addrs(); err == nil && len(addrs) > 0 &&
+			i.Flags&(want|net.FlagLoopback|net.FlagPointToPoint) == want {
 			up = append(up, i)
 		}
 	}
@@ -43,7 +44,10 @@ func interfaceNames() string {
 func (n *Node) checkHost(ctx context.Context, tun bool, at netip.Addr) (all []api.Check) {
 	all = append(all, checkMTU(at))
 	if !tun {
-		return append(all, api.Check{Name: "forwarding", Result: api.OK, Text: "not needed: connections of devices are made in userspace"})
+		return append(all, api.Check{
+			Name: "forwarding", Result: api.OK,
+			Text: "not needed: connections of devices are made in userspace",
+		})
 	}
 	running := n.live.Load() != nil
 	v4, v6 := vpn.Forwards()
@@ -78,8 +82,10 @@ func checkMTU(at netip.Addr) api.Check {
 			mine = mine || err == nil && p.Addr() == at
 		}
 		if mine && i.MTU < fullMTU {
-			c.Result, c.Text = api.Warn, fmt.Sprintf("%s carries %d bytes; the tunnel's packets of %d need %d", i.Name, i.MTU, tunnelMTU, fullMTU)
-			c.Hint = fmt.Sprintf("give devices `MTU = %d` in their configuration, or raise that of %s", i.MTU-(fullMTU-tunnelMTU), i.Name)
+			c.Result, c.Text = api.Warn, fmt.Sprintf("%s carries %d bytes; the tunnel's packets of %d need %d", i.Name, i.MTU,
+				tunnelMTU, fullMTU)
+			c.Hint = fmt.Sprintf("give devices `MTU = %d` in their configuration, or raise that of %s",
+				i.MTU-(fullMTU-tunnelMTU), i.Name)
 		}
 	}
 	return c

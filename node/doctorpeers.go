@@ -15,8 +15,8 @@ import (
 	"gatemesh/node/api"
 )
 
-// kindReach asks a peer whether it can make a connection to our mesh port: the address. The answer is empty, or why not.
-// It also sends probes to our public address.
+// kindReach asks a peer whether it can make a connection to our mesh port: the address. The answer is empty, or why
+// not. It also sends probes to our public address.
 const kindReach = "reach"
 
 // probes is how many datagrams a peer sends to the public address. They are of no known type: the engine counts those.
@@ -105,7 +105,8 @@ func (n *Node) checkReach(ctx context.Context, p *parts) []api.Check {
 		c.Text = fmt.Sprintf("%s can make connections to %s", otherGateways(asked), p.mesh.Addr())
 	default:
 		c.Result, c.Text = api.Warn, fmt.Sprintf("no connections to %s can be made by %s", p.mesh.Addr(), listed(no))
-		c.Hint = fmt.Sprintf("open TCP and UDP port %d of the firewalls between, or give --mesh an address that they reach", p.mesh.Addr().Port())
+		c.Hint = fmt.Sprintf("open TCP and UDP port %d of the firewalls between, or give --mesh an address that they reach",
+			p.mesh.Addr().Port())
 		if len(no) == asked {
 			c.Result = api.Fail
 		}
@@ -113,15 +114,17 @@ func (n *Node) checkReach(ctx context.Context, p *parts) []api.Check {
 	return []api.Check{c, n.checkPublic(ctx, p, asked, had)}
 }
 
-// checkPublic says whether probes of the peers, which were asked for before, came through to the port of devices. had is
-// how many odd datagrams had come before that.
+// checkPublic says whether probes of the peers, which were asked for before, came through to the port of devices. had
+// is how many odd datagrams had come before that.
 func (n *Node) checkPublic(ctx context.Context, p *parts, asked int, had uint64) api.Check {
 	public := n.offers().Public
 	c := api.Check{Name: "public", Result: api.OK, Text: "there is no other gateway to probe " + public}
 	if asked == 0 || n.cfg.Bind != nil {
 		return c
 	}
-	came := func() int { return int(min(p.vpn.Stats().Malformed-had, uint64(asked*probes))) / probes } //nolint:gosec // few
+	came := func() int {
+		return int(min(p.vpn.Stats().Malformed-had, uint64(asked*probes))) / probes //nolint:gosec // few
+	}
 	for end := time.Now().Add(probeWait); came() < asked && time.Now().Before(end) && sleep(ctx, askAgain) == nil; {
 	}
 	c.Text = fmt.Sprintf("%s (UDP, devices) is reached by %d of %d gateways asked", public, came(), asked)
@@ -235,14 +238,16 @@ func (n *Node) checkVersions() api.Check {
 		return api.Check{Name: "versions", Result: api.Fail, Text: err.Error()}
 	}
 	if len(older) == 0 {
-		return api.Check{Name: "versions", Result: api.OK, Text: fmt.Sprintf("all gateways understand data format %d", cluster.Format)}
+		text := fmt.Sprintf("all gateways understand data format %d", cluster.Format)
+		return api.Check{Name: "versions", Result: api.OK, Text: text}
 	}
 	names := make([]string, len(older))
 	for i, a := range older {
 		names[i] = a.Name
 	}
 	return api.Check{
-		Name: "versions", Result: api.Warn, Text: fmt.Sprintf("data format %d is not written yet, because of %s", cluster.Format, listed(names)),
+		Name: "versions", Result: api.Warn,
+		Text: fmt.Sprintf("data format %d is not written yet, because of %s", cluster.Format, listed(names)),
 		Hint: "update these gateways when it suits",
 	}
 }
@@ -293,7 +298,8 @@ func (n *Node) checkLAN(ctx context.Context, p *parts) (all []api.Check) {
 			rival = append(rival, s.From.String())
 		}
 	}
-	multicast.Text = fmt.Sprintf("announced on %s; heard of this cluster: %d, of other clusters: %d", interfaceNames(), others, len(foreign))
+	multicast.Text = fmt.Sprintf("announced on %s; heard of this cluster: %d, of other clusters: %d", interfaceNames(),
+		others, len(foreign))
 	if !own {
 		multicast.Result, multicast.Text = api.Warn, "this gateway's own announcement does not come back from "+interfaceNames()
 		multicast.Hint = "UDP port 5353 may be closed here; give further gateways --join"

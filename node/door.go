@@ -30,7 +30,8 @@ func addrsOf(doors []door) (addrs []netip.AddrPort) {
 	return addrs
 }
 
-// doors returns where --join leads. An address of a token that cannot be resolved is left out unless it is the only one.
+// doors returns where --join leads. An address of a token that cannot be resolved is left out unless it is the only
+// one.
 func (n *Node) doors(ctx context.Context) (doors []door, err error) {
 	if n.cfg.Token == nil {
 		addrs, err := resolve(ctx, n.cfg.Join)
@@ -102,7 +103,8 @@ func (n *Node) wrongKey(at netip.AddrPort) error {
 	if n.cfg.Token != nil {
 		return hintf(anotherToken, "the cluster at %s did not make this join token", at)
 	}
-	return hintf("use the key that `gatemesh key show` prints at a member of that cluster", "the cluster at %s has another key", at)
+	return hintf("use the key that `gatemesh key show` prints at a member of that cluster",
+		"the cluster at %s has another key", at)
 }
 
 func listedAddrs(addrs []netip.AddrPort) string {

@@ -153,10 +153,10 @@ func (p *parts) rouseLeaving() {
 // gives says whether devices are given away, or may be.
 func (n *Node) gives(p *parts) bool { return p.leaving() || n.offers().Standby }
 
-// giveAway hands devices to their heirs as long as this gateway drains, its data path is broken, or it is a standby: each is stopped,
-// exported, taken over there and then, and dropped when its new gateway has heard it. Packets for it go there
-// meanwhile. What no heir takes, what is taken back and what a handshake makes anew goes with the next round. Nobody
-// else gives away.
+// giveAway hands devices to their heirs as long as this gateway drains, its data path is broken, or it is a standby:
+// each is stopped, exported, taken over there and then, and dropped when its new gateway has heard it. Packets for it
+// go there meanwhile. What no heir takes, what is taken back and what a handshake makes anew goes with the next round.
+// Nobody else gives away.
 func (n *Node) giveAway(ctx context.Context, p *parts) error {
 	timer := time.NewTimer(drainPause)
 	defer timer.Stop()

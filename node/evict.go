@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -166,14 +167,11 @@ func (n *Node) ReadmitGateway(ctx context.Context, ref string) (api.Readmitted, 
 	if err != nil {
 		return api.Readmitted{}, err
 	}
-	i := slices.IndexFunc(suspended, func(a cluster.Admission) bool {
-		return a.Name == ref || len(ref) >= minGatewayID && strings.HasPrefix(cluster.NodeOf(a.Key).String(), ref)
-	})
-	if i < 0 {
-		return api.Readmitted{}, api.Errorf(api.NotFound, "`gatemesh gateway evicted` shows those that wait for it",
-			"no gateway called %q waits to be admitted again", ref)
+	a, err := findWaiting(suspended, ref)
+	if err != nil {
+		return api.Readmitted{}, err
 	}
-	a, now := suspended[i], n.cfg.Now()
+	now := n.cfg.Now()
 	err = n.store.Admit(ctx, cluster.Admission{
 		Key: a.Key, Name: a.Name, Sponsor: n.self, At: now,
 		Statement: cluster.SignAdmission(n.key, p.facts.cluster, a.Key, now),
@@ -182,6 +180,32 @@ func (n *Node) ReadmitGateway(ctx context.Context, ref string) (api.Readmitted, 
 		return api.Readmitted{}, err
 	}
 	return api.Readmitted{Name: a.Name, ID: cluster.NodeOf(a.Key).String()}, nil
+}
+
+// findWaiting returns the one whose name or id is ref, or else the one whose id begins with it.
+func findWaiting(all []cluster.Admission, ref string) (cluster.Admission, error) {
+	id := func(a cluster.Admission) string { return cluster.NodeOf(a.Key).String() }
+	those := func(is func(cluster.Admission) bool) []cluster.Admission {
+		return slices.DeleteFunc(slices.Clone(all), func(a cluster.Admission) bool { return !is(a) })
+	}
+	found := those(func(a cluster.Admission) bool { return a.Name == ref || id(a) == ref })
+	if len(found) == 0 && len(ref) >= minGatewayID {
+		found = those(func(a cluster.Admission) bool { return strings.HasPrefix(id(a), ref) })
+	}
+	switch len(found) {
+	case 0:
+		return cluster.Admission{}, api.Errorf(api.NotFound, "`gatemesh gateway evicted` shows those that wait for it",
+			"no gateway called %q waits to be admitted again", ref)
+	case 1:
+		return found[0], nil
+	}
+	candidates := []string{}
+	for _, a := range found {
+		candidates = append(candidates, fmt.Sprintf("%s (%s)", cmp.Or(a.Name, "without a name"), id(a)))
+	}
+	slices.Sort(candidates)
+	return cluster.Admission{}, api.Errorf(api.Ambiguous, "use one of these ids", "%q is ambiguous: %s", ref,
+		listed(candidates))
 }
 
 // minGatewayID is how many digits of a gateway's id name it.

@@ -20,7 +20,8 @@ import (
 
 // A gateway that was evicted may not have been told by the cluster's data, of which it is sent no more. It learns it
 // when members refuse it. Who says so has proven the key of a member, and is believed as long as fewer others keep a
-// link: one that lies stops nobody whom the others have, and those whom it has brought along do not save an evicted one.
+// link: one that lies stops nobody whom the others have, and those whom it has brought along do not save an evicted
+// one.
 
 const (
 	// exileFile remembers, in the data directory, that this gateway was evicted.
@@ -36,6 +37,12 @@ const (
 // joinAgain is what to do with a gateway that was evicted.
 const joinAgain = "its key is never admitted again: to have this machine back, start it with an empty --data directory " +
 	"and a new key or token"
+
+// expelled is what changes are refused with from when this gateway believes that it was evicted: nobody takes them.
+var expelled = &cluster.SealedError{
+	Reason: "this gateway was evicted from its cluster: it takes no changes any more",
+	Advice: "make the change at another gateway",
+}
 
 // exile is what others say of this gateway's membership.
 type exile struct {
@@ -106,6 +113,11 @@ func (n *Node) weighExile(p *parts) (final bool) {
 	}
 	if _, evicted, err := n.store.Evicted(n.self); err == nil && evicted {
 		silent, final = true, true
+	}
+	if silent && final {
+		n.store.Seal(expelled)
+	} else {
+		n.store.Unseal(expelled)
 	}
 	if was := p.exile.silent.Swap(silent); was != silent {
 		n.log.Warn("membership in doubt", "serves", !silent)

@@ -176,7 +176,8 @@ func (n *Node) checkChange(g cluster.Gateway, c api.GatewayChange) error {
 		}
 		for _, other := range all {
 			if other.Node != g.Node && other.Name == want.Name {
-				return api.Errorf(api.Exists, "choose another, or rename that gateway first", "gateway %s is called %q already", other.Node, want.Name)
+				return api.Errorf(api.Exists, "choose another, or rename that gateway first", "gateway %s is called %q already",
+					other.Node, want.Name)
 			}
 		}
 	}

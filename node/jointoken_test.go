@@ -18,7 +18,8 @@ func drawClaims(t *rapid.T) joinClaims {
 	c := joinClaims{
 		Cluster: bytesOf("cluster", 16), ID: bytesOf("id", 16),
 		Expires: rapid.Int64Range(1, 1<<37).Draw(t, "expires"), Uses: rapid.IntRange(1, cluster.MaxUses).Draw(t, "uses"),
-		Standby: rapid.Bool().Draw(t, "standby"), Host: rapid.SampledFrom([]string{"", "10.0.0.0/8", "fd00::/8"}).Draw(t, "host"),
+		Standby: rapid.Bool().Draw(t, "standby"),
+		Host:    rapid.SampledFrom([]string{"", "10.0.0.0/8", "fd00::/8"}).Draw(t, "host"),
 	}
 	for range rapid.IntRange(1, maxTokenPlace).Draw(t, "places") {
 		c.Places = append(c.Places, joinPlace{
@@ -42,7 +43,8 @@ func TestJoinTokenText(t *testing.T) {
 			text = " " + strings.ToUpper(text) + "\n"
 		}
 		got, err := ParseJoinToken(text)
-		if err != nil || got.String() != made.String() || got.secret != tokenSecret(key, got.encoded) || !bytes.Equal(got.Key, keyName(key)) {
+		if err != nil || got.String() != made.String() || got.secret != tokenSecret(key, got.encoded) ||
+			!bytes.Equal(got.Key, keyName(key)) {
 			t.Fatalf("%v, %+v", err, got)
 		}
 		text = made.String()

@@ -214,6 +214,10 @@ func TestEvict(t *testing.T) {
 		}
 		took := w.Wait("refused by all", time.Second, gone)
 		t.Logf("refused by all after %v", took)
+		w.Wait("it takes no changes, which nobody would have", time.Second, func() bool {
+			_, err := c.CreateToken(ctx, api.NewToken{})
+			return err != nil && strings.Contains(err.Error(), "takes no changes")
+		})
 		if longest := silence(devices, 3*time.Second); longest > time.Second {
 			t.Errorf("a device was silent for %v", longest)
 		}

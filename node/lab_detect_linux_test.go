@@ -171,7 +171,8 @@ func TestLabFalseDeaths(t *testing.T) {
 			strings.Count(log, "this process stood still"), strings.Count(log, "took over"))
 	}
 	bytes := moved(gws[0].Devices()) - moved(before)
-	t.Logf("%v of load, %.1f GB, %.0f Mbit/s%v", took.Round(time.Second), float64(bytes)/1e9, float64(bytes)*8/1e6/took.Seconds(), &table)
+	t.Logf("%v of load, %.1f GB, %.0f Mbit/s%v", took.Round(time.Second), float64(bytes)/1e9,
+		float64(bytes)*8/1e6/took.Seconds(), &table)
 	if bytes < 1<<20 {
 		t.Error("there was no load")
 	}

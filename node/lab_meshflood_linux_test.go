@@ -178,11 +178,20 @@ func TestLabMeshFlood(t *testing.T) {
 	c.up(t, time.Second, pingEvery)
 	attacker := attackerOf(lab, gws[0].Node)
 	var table labtest.Table
-	table.Row("strangers", "sources", "connections", "in", "refused", "datagrams", "gateway CPU s/s", "RSS before MB", "max MB", "files max",
+	table.Row("strangers", "sources", "connections", "in", "refused", "datagrams", "gateway CPU s/s", "RSS before MB",
+		"max MB", "files max",
 		"peers given up", "a member that restarts is back after", "devices' pings", "lost", "attacker CPU s/s")
 	floods := [][]string{{"silent"}, {"tls"}, {"silent", "garbage", "slow", "hello", "tls", "gossip"}}
 	if labtest.Full() {
-		floods = [][]string{{"silent"}, {"garbage"}, {"slow"}, {"hello"}, {"tls"}, {"gossip"}, {"silent", "garbage", "slow", "hello", "tls", "gossip"}}
+		floods = [][]string{
+			{"silent"},
+			{"garbage"},
+			{"slow"},
+			{"hello"},
+			{"tls"},
+			{"gossip"},
+			{"silent", "garbage", "slow", "hello", "tls", "gossip"},
+		}
 	}
 	for _, kinds := range floods {
 		for _, from := range size([]int{250}, []int{1, 250}) {
@@ -194,7 +203,9 @@ func TestLabMeshFlood(t *testing.T) {
 	t.Log(&table)
 }
 
-func meshFlooded(t *testing.T, lab *labtest.Lab, table *labtest.Table, gws []*labtest.Gateway, c *crowd, attacker *labtest.Node, kinds []string, from int) {
+func meshFlooded(t *testing.T, lab *labtest.Lab, table *labtest.Table, gws []*labtest.Gateway, c *crowd,
+	attacker *labtest.Node, kinds []string, from int,
+) {
 	t.Helper()
 	target := gws[0]
 	f := meshFlood{
@@ -260,7 +271,8 @@ func meshFlooded(t *testing.T, lab *labtest.Lab, table *labtest.Table, gws []*la
 			}
 		}
 	}
-	table.Row(strings.Join(kinds, ","), from, s.Tried, s.Took, s.Refused, s.Datagrams, cpu, before.RSS>>20, worst>>20, files, deaths, back, answered+lost, lost, attackers)
+	table.Row(strings.Join(kinds, ","), from, s.Tried, s.Took, s.Refused, s.Datagrams, cpu, before.RSS>>20, worst>>20,
+		files, deaths, back, answered+lost, lost, attackers)
 	lab.Bar(deaths == 0, "no member is given up under a flood of %v from %d addresses: %d", kinds, from, deaths)
 	lab.Bar(worst <= before.RSS+64<<20, "memory grows by ≤ 64 MB under it: %d MB", (worst-before.RSS)>>20)
 	lab.Bar(back <= 10*time.Second, "a member that restarts is back within 10 s: %v", back)

@@ -45,7 +45,9 @@ func TestLabVersions(t *testing.T) {
 	two(a)
 	two(b)
 	lab.Eventually(recoverLimit, "a link that talks the common version", func() bool {
-		return slices.ContainsFunc(a.Gateways(), func(g labtest.GatewayInfo) bool { return g.Name == "b" && g.Protocol == 1 && g.Format == 1 })
+		return slices.ContainsFunc(a.Gateways(), func(g labtest.GatewayInfo) bool {
+			return g.Name == "b" && g.Protocol == 1 && g.Format == 1
+		})
 	})
 	if s := a.Status(); s.Protocol != "1-2" || s.Format != 2 || !slices.Equal(s.Older, []string{"b"}) {
 		t.Errorf("a: %+v", s)

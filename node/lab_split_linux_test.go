@@ -65,7 +65,8 @@ func TestLabSplit(t *testing.T) {
 	gaps, _, lost := c.gaps(healed, time.Now(), func(int) bool { return true })
 	c.stop()
 	var table labtest.Table
-	table.Row("apart for", "both sides knew after", "one cluster", "same configuration", "conflict listed", "devices", "gap after healing p50", "max", "pings lost")
+	table.Row("apart for", "both sides knew after", "one cluster", "same configuration", "conflict listed", "devices",
+		"gap after healing p50", "max", "pings lost")
 	table.Row(healed.Sub(begin), seen, took, equal, listed, len(gaps), gaps.P(.5), gaps.P(1), lost)
 	t.Log(&table)
 	lab.Bar(took <= 10*time.Second, "one cluster ≤ 10 s after healing: %v", took)

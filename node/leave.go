@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"gatemesh/cluster"
@@ -47,8 +46,8 @@ func (n *Node) ResetGateway(ctx context.Context, r api.Reset) (out api.ResetDone
 	had, _ := n.burden(p)
 	left := n.drain(ctx, p, drainPatience)
 	seed, _ := newSeed()
-	note := resetNote{Saved: savedName(n.cfg.Now()), Seed: seed}
-	if err := n.noteReset(note); err != nil {
+	saved, err := n.noteReset(resetNote{Saved: savedName(n.cfg.Now()), Seed: seed})
+	if err != nil {
 		p.resetting.Store(false)
 		return out, err
 	}
@@ -58,7 +57,7 @@ func (n *Node) ResetGateway(ctx context.Context, r api.Reset) (out api.ResetDone
 		n.log.Error("the others were not told; evict this gateway there", "err", err)
 	}
 	out = api.ResetDone{
-		Cluster: clusterName(p.facts.cluster), Saved: filepath.Join(n.cfg.Data, note.Saved), Moved: len(had) - left, Left: left,
+		Cluster: clusterName(p.facts.cluster), Saved: saved, Moved: len(had) - left, Left: left,
 		Told: n.farewell(ctx, p, others),
 	}
 	n.log.Warn("this gateway has left its cluster, and ends", "cluster", out.Cluster, "told", out.Told, "saved", out.Saved)

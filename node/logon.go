@@ -11,53 +11,65 @@ import (
 	"gatemesh/mesh"
 )
 
-// Bounds of wrong log-ons at one gateway. A user is locked at the gateway that was asked.
-const (
-	logonTries    = 3
-	logonTriesAll = 30 // of all users together
-	logonLockout  = 10 * time.Minute
-)
-
 // grantTTL is how long the token is good that a log-on or a claim ends in.
 const grantTTL = 10 * time.Minute
 
 var errLogon = &mesh.RefusedError{
 	Reason: "the name or the password is wrong",
-	Hint:   fmt.Sprintf("after %d wrong passwords a user is locked for %s at that gateway", logonTries, minutes(logonLockout)),
+	Hint: fmt.Sprintf("after %d wrong passwords a user is locked for %s at that gateway, for the address they came from",
+		logonTries, minutes(logonLockout)),
+}
+
+// errLogonSlow is errLogon while log-ons wait.
+var errLogonSlow = &mesh.RefusedError{
+	Reason: errLogon.Reason,
+	Hint: "many wrong passwords came from elsewhere, so each try takes some seconds; to join without one use " +
+		"`gatemesh token create`",
 }
 
 // onLogon gives a token to a newcomer that has an administrator's password. It is [mesh.Config.Logon].
 func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password string) ([]byte, error) {
-	log := n.log.With("from", c.Addr, "gateway", c.Name, "user", clipText(user))
-	if wait := n.logons.begin(user, n.cfg.Now()); wait > 0 {
-		log.Warn("log-on refused: locked", "for", wait.Round(time.Second))
+	from, who := c.Addr.Addr(), []any{"from", c.Addr, "gateway", c.Name, "user", clipText(user)}
+	locked, slow := n.logons.begin(user, from, n.cfg.Now())
+	if locked > 0 {
+		n.strangers.Warn("log-on refused: locked", append(who, "for", locked.Round(time.Second))...)
 		return nil, &mesh.RefusedError{
-			Reason: fmt.Sprintf("locked after too many wrong passwords, for another %s", minutes(wait)),
+			Reason: fmt.Sprintf("locked after too many wrong passwords, for another %s", minutes(locked)),
 			Hint:   "wait, log on at another gateway, or use a token: `gatemesh token create`",
 		}
 	}
-	ok, stale, err := n.checkPassword(ctx, user, password)
+	if slow > 0 {
+		n.strangers.Warn("log-ons are slowed: many wrong passwords came from several addresses", append(who, "by", slow)...)
+	}
+	ok, stale, err := false, false, sleep(ctx, slow)
+	if err == nil {
+		ok, stale, err = n.checkPassword(ctx, user, password)
+	}
 	if err != nil {
-		n.logons.undo(user)
-		log.Error("log-on not checked", "err", err)
+		n.logons.undo(user, from)
+		n.strangers.Warn("log-on not checked", append(who, "err", err)...)
 		return nil, &mesh.RefusedError{Reason: "the password could not be checked", Hint: "try again in a minute"}
 	}
 	if !ok {
-		log.Warn("log-on refused: wrong name or password")
+		n.strangers.Warn("log-on refused: wrong name or password", who...)
+		if slow > 0 {
+			return nil, errLogonSlow
+		}
 		return nil, errLogon
 	}
-	n.logons.right(user)
+	n.logons.right(user, from)
 	if stale {
-		log.Warn("log-on refused: the password is older than an eviction")
+		n.strangers.Warn("log-on refused: the password is older than an eviction", who...)
 		return nil, &mesh.RefusedError{
 			Reason: "the password is older than the last eviction: the evicted gateway may know it",
 			Hint:   fmt.Sprintf("set another one at a member: `gatemesh user password %s`", user),
 		}
 	}
 	if _, err := n.permits(c); err != nil {
-		log.Warn("log-on refused by the cluster's rules", "err", err)
+		n.strangers.Warn("log-on refused by the cluster's rules", append(who, "err", err)...)
 		return nil, err
 	}
+	log := n.log.With(who...)
 	ctx = cluster.WithActor(ctx, cluster.Actor{Name: user, Source: "log-on from " + c.Addr.Addr().String()})
 	token, err := n.invite(ctx, c.Key, "log-on of "+user)
 	if err != nil {

@@ -59,7 +59,8 @@ func (f *flaky) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return f.Network.Dial(ctx, to)
 }
 
-// A newcomer that is cut off, wherever that is, gets in with the same command; once it has a token nobody is asked again.
+// A newcomer that is cut off, wherever that is, gets in with the same command; once it has a token nobody is asked
+// again.
 func TestLogonIsCutOff(t *testing.T) {
 	node.CheapPasswords(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -116,7 +117,8 @@ func TestJoinByLogon(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := a.AddUser(ctx, api.NewUser{Name: "anna", Password: "korrekt pferd"}); !refused(err, `user "anna" exists`) {
+		if _, err := a.AddUser(ctx, api.NewUser{Name: "anna", Password: "korrekt pferd"}); !refused(err,
+			`user "anna" exists`) {
 			t.Errorf("twice: %v", err)
 		}
 		if _, err := a.AddUser(ctx, api.NewUser{Name: "carl", Password: "kurz"}); !refused(err, "cannot be a password") {
@@ -150,6 +152,14 @@ func TestJoinByLogon(t *testing.T) {
 		}
 		if err := try(a, "anna", "korrekt pferd anna"); !says(err, "locked after too many wrong passwords, for another 10 minutes") {
 			t.Errorf("locked: %v", err)
+		}
+		if lines := w.Logged("log-on refused: wrong name or password"); lines != 1 {
+			t.Errorf("%d lines are logged", lines)
+		}
+		y := w.Gateway(4, "y") // what comes from elsewhere locks nobody here
+		knock(y, a, &person{user: "anna", password: "falsch"})
+		if err := y.Ended(time.Minute); !says(err, wrong) {
+			t.Errorf("from elsewhere: %v", err)
 		}
 		for range 3 { // nobody is treated as somebody is
 			if err := try(a, "nobody", "falsch"); !says(err, wrong) {
@@ -194,7 +204,6 @@ func TestJoinByLogon(t *testing.T) {
 		}
 
 		time.Sleep(10 * time.Minute)
-		y := w.Gateway(4, "y")
 		knock(y, a, &person{user: "anna", password: "korrekt pferd anna"})
 		w.WaitReady(15*time.Second, a, b, x, y)
 		if err := a.RemoveUser(ctx, "anna"); err != nil {

@@ -17,7 +17,8 @@ const (
 	evacuateAfter = 500 * time.Millisecond // devices wait so long before they are given to others
 )
 
-// readiness says whether a gateway takes devices: it has joined, its data path works, and it is one of those that may serve.
+// readiness says whether a gateway takes devices: it has joined, its data path works, and it is one of those that may
+// serve.
 type readiness struct {
 	joined, broken atomic.Bool
 	surplus        atomic.Bool // there are more gateways than may serve, and this is one of the others

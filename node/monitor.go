@@ -185,7 +185,8 @@ func (n *Node) completeEvent(e *api.Event) (ok bool) {
 		}
 		return true
 	case api.EventChanged:
-		e.Text = fmt.Sprintf("%s, public %s, capacity %d, version %s", roleOf(g.Standby), cmp.Or(g.Public, "none"), g.Capacity, cmp.Or(g.Version, "unknown"))
+		e.Text = fmt.Sprintf("%s, public %s, capacity %d, version %s", roleOf(g.Standby), cmp.Or(g.Public, "none"),
+			g.Capacity, cmp.Or(g.Version, "unknown"))
 		return !g.Node.IsZero()
 	case api.EventConflict:
 		c, err := n.store.FindConflict(e.Text)
@@ -193,7 +194,8 @@ func (n *Node) completeEvent(e *api.Event) (ok bool) {
 			e.Kind = api.EventResolved
 			return true
 		}
-		e.Text = strings.Join(strings.Fields(fmt.Sprintf("%s %s %s %s %s", c.ID[:8], c.Reason, c.Ref.Kind, cmp.Or(c.Name, c.Ref.ID), c.Field)), " ")
+		e.Text = strings.Join(strings.Fields(fmt.Sprintf("%s %s %s %s %s", c.ID[:8], c.Reason, c.Ref.Kind,
+			cmp.Or(c.Name, c.Ref.ID), c.Field)), " ")
 	}
 	return true
 }

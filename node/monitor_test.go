@@ -40,7 +40,8 @@ func TestSlowListener(t *testing.T) {
 			t.Fatalf("one that does not read got %d", len(slow))
 		}
 		last := slow[len(slow)-1]
-		if last.Kind != api.EventMissed || last.Count != many-maxWaiting-1 || slow[maxWaiting].Text != strconv.Itoa(maxWaiting) {
+		if last.Kind != api.EventMissed || last.Count != many-maxWaiting-1 ||
+			slow[maxWaiting].Text != strconv.Itoa(maxWaiting) {
 			t.Errorf("%+v after %+v", last, slow[maxWaiting])
 		}
 		cancel()

@@ -27,7 +27,8 @@ func TestAddressChanges(t *testing.T) {
 					t.Fatal(err)
 				}
 				for _, x := range list {
-					if x.Name == "b" && (!strings.HasPrefix(x.Mesh, to.String()+":") || !strings.HasPrefix(x.Public, to.String()+":")) {
+					if x.Name == "b" && (!strings.HasPrefix(x.Mesh, to.String()+":") ||
+						!strings.HasPrefix(x.Public, to.String()+":")) {
 						return false
 					}
 				}

@@ -39,11 +39,12 @@ type Node struct {
 	waiting   waiting
 	admitting sync.Mutex // held while one newcomer is counted and admitted
 
-	logons   tries
-	called   context.Context    // ends when Run is to end
-	giveUp   context.CancelFunc // ends called
-	resets   atomic.Bool        // there is a note of what the next Node is to do
-	departed atomic.Bool        // this gateway has left its cluster
+	logons    *logonGuesses
+	strangers *mesh.StrangerLog  // what anybody may give cause for
+	called    context.Context    // ends when Run is to end
+	giveUp    context.CancelFunc // ends called
+	resets    atomic.Bool        // there is a note of what the next Node is to do
+	departed  atomic.Bool        // this gateway has left its cluster
 
 	live  atomic.Pointer[parts] // nil until the cluster is known
 	offer atomic.Pointer[offer] // nil until its entry is written
@@ -105,7 +106,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Log, started: cfg.Now(), stopping: make(chan struct{}),
-		logons: tries{each: logonTries, all: logonTriesAll, lockout: logonLockout},
+		logons: newLogonGuesses(), strangers: mesh.NewStrangerLog(cfg.Log),
 	}
 	n.called, n.giveUp = context.WithCancel(context.Background())
 	n.onClose("run", func() error { n.giveUp(); return nil })
@@ -406,11 +407,11 @@ func (n *Node) becomeReady(ctx context.Context, p *parts, came arrival) error {
 	wait := readyWait
 	if others, err := n.store.Admissions(); err == nil && len(others) < 2 {
 		wait = 0 // there is nobody to hear from
-		n.store.ConfirmTokens()
 	}
 	if err := p.peers.waitSynced(ctx, wait); err != nil {
 		return nil //nolint:nilerr // the gateway is being stopped
 	}
+	n.tellUncounted()
 	n.countInstances(p)
 	p.ready.joined.Store(true)
 	n.tell(api.Event{Kind: api.EventReady, GatewayID: n.self.String()})

@@ -27,7 +27,9 @@ func TestOneWayCut(t *testing.T) {
 			// A new device is served at either, though one cannot hand it to the other.
 			for j, g := range []*nodetest.Gateway{a, b} {
 				d := w.Device(20+j, fmt.Sprintf("new%d", j), c, g)
-				w.Wait("a new device is served", 11*time.Second, func() bool { return d.Ping(nodetest.Inner, 100*time.Millisecond) })
+				w.Wait("a new device is served", 11*time.Second, func() bool {
+					return d.Ping(nodetest.Inner, 100*time.Millisecond)
+				})
 			}
 			w.Net.Heal(addrs(a.Addr), addrs(b.Addr))
 			after := watch(t, devices, 20*time.Second, a, b, c)

@@ -111,7 +111,8 @@ func (n *Node) adopt(p *parts) error {
 	if n.offer.Swap(&is) == nil || is == was {
 		return nil
 	}
-	n.log.Info("this gateway was changed", "name", is.Name, "public", is.Public, "capacity", is.Capacity, "role", roleOf(is.Standby))
+	n.log.Info("this gateway was changed", "name", is.Name, "public", is.Public, "capacity", is.Capacity, "role",
+		roleOf(is.Standby))
 	n.turnRole(p, was.Standby, is.Standby)
 	return nil
 }

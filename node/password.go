@@ -71,7 +71,8 @@ func newVerifier(ctx context.Context, password string) (string, error) {
 
 func (v verifier) String() string {
 	b64 := base64.RawStdEncoding.EncodeToString
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, v.memory, v.time, v.threads, b64(v.salt), b64(v.hash))
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, v.memory, v.time, v.threads, b64(v.salt),
+		b64(v.hash))
 }
 
 // parseVerifier reads what String wrote; ok is false for what would take more memory or time than a password should.
@@ -87,6 +88,7 @@ func parseVerifier(s string) (v verifier, ok bool) {
 	v.salt, err1 = base64.RawStdEncoding.DecodeString(parts[4])
 	v.hash, err2 = base64.RawStdEncoding.DecodeString(parts[5])
 	ok = err1 == nil && err2 == nil && len(v.salt) >= 8 && len(v.salt) <= 64 && len(v.hash) == argonHash &&
-		v.time >= 1 && v.time <= maxArgonTime && v.memory >= 8 && v.memory <= maxArgonMemory && v.threads >= 1 && v.String() == s
+		v.time >= 1 && v.time <= maxArgonTime && v.memory >= 8 && v.memory <= maxArgonMemory && v.threads >= 1 &&
+		v.String() == s
 	return v, ok
 }

@@ -30,7 +30,8 @@ func TestPassword(t *testing.T) {
 		t.Errorf("%+v costs other than %+v", v, nobody())
 	}
 	for _, s := range []string{
-		"", "x", strings.Replace(text, "m=65536", "m=99999999", 1), strings.Replace(text, "t=3", "t=999", 1), strings.Replace(text, "p=4", "p=0", 1),
+		"", "x", strings.Replace(text, "m=65536", "m=99999999", 1), strings.Replace(text, "t=3", "t=999", 1),
+		strings.Replace(text, "p=4", "p=0", 1),
 		strings.Replace(text, "argon2id", "argon2i", 1), text + "a", text + "$",
 	} {
 		if _, ok := parseVerifier(s); ok {
@@ -60,7 +61,8 @@ func FuzzParseVerifier(f *testing.F) {
 	f.Add("$argon2id$v=19$m=65536,t=3,p=4$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
 	f.Add("$argon2id$v=19$m=8,t=1,p=1$$")
 	f.Fuzz(func(t *testing.T, s string) {
-		if v, ok := parseVerifier(s); ok && (v.String() != s || v.memory > maxArgonMemory || v.time > maxArgonTime || v.threads == 0) {
+		if v, ok := parseVerifier(s); ok && (v.String() != s || v.memory > maxArgonMemory || v.time > maxArgonTime ||
+			v.threads == 0) {
 			t.Fatalf("%q: %+v", s, v)
 		}
 	})

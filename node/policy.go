@@ -133,7 +133,10 @@ func (n *Node) ListSettings(context.Context) ([]api.Setting, error) {
 			return nil, err
 		}
 		help := settingHelp[name]
-		out = append(out, api.Setting{Name: name, Value: v, Default: adminSettings[name].def, Empty: help.empty, Meaning: help.meaning})
+		out = append(out, api.Setting{
+			Name: name, Value: v, Default: adminSettings[name].def, Empty: help.empty,
+			Meaning: help.meaning,
+		})
 	}
 	return out, nil
 }

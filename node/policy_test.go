@@ -1,6 +1,9 @@
 package node_test
 
 import (
+	"context"
+	"encoding/base64"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -11,6 +14,7 @@ import (
 	"gatemesh/node"
 	"gatemesh/node/api"
 	"gatemesh/node/nodetest"
+	"gatemesh/vpn/vpntest"
 )
 
 func set(t *testing.T, g *nodetest.Gateway, name, value string) {
@@ -60,7 +64,9 @@ func TestMaxInstancesAcrossASplit(t *testing.T) {
 			t.Fatal("no reply in a half")
 		}
 		w.Net.Heal(half(a, c), half(b, d))
-		took := w.Wait("the later one stops", 20*time.Second, func() bool { return !status(t, d).Ready && status(t, d).Gateways == 4 })
+		took := w.Wait("the later one stops", 20*time.Second, func() bool {
+			return !status(t, d).Ready && status(t, d).Gateways == 4
+		})
 		t.Log("the later one stopped", took, "after the split was healed")
 		if why := status(t, d).NotReady; !strings.Contains(why, "max-instances") {
 			t.Errorf("says of itself: %q", why)
@@ -146,7 +152,8 @@ func TestReset(t *testing.T) {
 		if at == nil {
 			t.Fatal("the device is nowhere")
 		}
-		if _, err := at.ResetGateway(t.Context(), api.Reset{}); err == nil || !strings.Contains(err.Error(), "2 other gateways") {
+		if _, err := at.ResetGateway(t.Context(), api.Reset{}); err == nil ||
+			!strings.Contains(err.Error(), "2 other gateways") {
 			t.Errorf("without force: %v", err)
 		}
 		was := status(t, at).ID
@@ -182,6 +189,67 @@ func TestReset(t *testing.T) {
 		w.WaitReady(6*time.Second, a, b, c)
 		if status(t, at).ID == was {
 			t.Error("it is the same gateway")
+		}
+	})
+}
+
+// What is acknowledged is not lost with a gateway that leaves: from when its reset is noted it takes no changes.
+func TestResetTakesNoChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 1)
+		a, b, c := three(t, w)
+		stop, taken := make(chan struct{}), make(chan []string)
+		var refusals []error
+		go func() {
+			var names []string
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					taken <- names
+					return
+				case <-time.After(time.Millisecond):
+				}
+				name := fmt.Sprintf("d%d", i)
+				_, public := vpntest.NewKey()
+				_, err := c.AddDevice(context.Background(), api.NewDevice{
+					Name:      name,
+					PublicKey: base64.StdEncoding.EncodeToString(public[:]),
+				})
+				if err == nil {
+					names = append(names, name)
+				} else {
+					refusals = append(refusals, err)
+				}
+			}
+		}()
+		time.Sleep(50 * time.Millisecond)
+		if _, err := c.ResetGateway(t.Context(), api.Reset{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		close(stop)
+		names := <-taken
+		if err := c.Failure(10 * time.Second); !strings.Contains(err.Error(), node.ErrLeft.Error()) {
+			t.Errorf("ended with %v", err)
+		}
+		have := map[string]bool{}
+		for _, g := range []*nodetest.Gateway{a, b} {
+			list, err := g.ListDevices(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			clear(have)
+			for _, d := range list {
+				have[d.Name] = true
+			}
+			for _, name := range names {
+				if !have[name] {
+					t.Errorf("%s lacks %s, which was acknowledged", g.Name, name)
+				}
+			}
+		}
+		if len(names) < 10 || len(refusals) < 10 || !strings.Contains(refusals[0].Error(), "takes no changes") {
+			t.Errorf("%d taken, %d refused: %v", len(names), len(refusals), refusals[:min(1, len(refusals))])
 		}
 	})
 }

@@ -81,7 +81,9 @@ func (n *Node) AddGateway(ctx context.Context, a api.GatewayAt) (out api.AddedGa
 }
 
 // claim talks to a gateway that is to be added.
-func (n *Node) claim(ctx context.Context, a api.GatewayAt, decide func(netip.AddrPort, mesh.ID, candidacy) ([]byte, error)) ([]byte, error) {
+func (n *Node) claim(
+	ctx context.Context, a api.GatewayAt, decide func(netip.AddrPort, mesh.ID, candidacy) ([]byte, error),
+) ([]byte, error) {
 	code, err := ParseClaimCode(a.Code)
 	if err != nil {
 		return nil, api.Errorf(api.Invalid, "`gatemesh claim-code` at the other gateway shows it: gmc1- and six groups of four",
@@ -147,7 +149,8 @@ func (n *Node) wanted(at netip.AddrPort) error {
 // invite makes a join token for the holder of a node key.
 func (n *Node) invite(ctx context.Context, key ed25519.PublicKey, label string) (api.MintedToken, error) {
 	id := cluster.NodeOf(key)
-	return n.createToken(ctx, api.NewToken{TTL: int(grantTTL.Seconds()), Uses: 1, Label: label[:min(len(label), 255)]}, id[:])
+	return n.createToken(ctx, api.NewToken{TTL: int(grantTTL.Seconds()), Uses: 1, Label: label[:min(len(label), 255)]},
+		id[:])
 }
 
 // waitAdmitted waits until a gateway is a member; false: it is not yet.
@@ -177,7 +180,8 @@ func claimError(where string, err error) error {
 	case errors.As(err, &refused):
 		return api.Errorf(api.Unavailable, refused.Hint, "the gateway at %s refuses: %s", where, refused.Reason)
 	case errors.Is(err, mesh.ErrWrongCode):
-		return api.Errorf(api.Invalid, "`gatemesh claim-code` at that gateway shows it", "the gateway at %s has another claim code", where)
+		return api.Errorf(api.Invalid, "`gatemesh claim-code` at that gateway shows it",
+			"the gateway at %s has another claim code", where)
 	case errors.Is(err, mesh.ErrNotMember):
 		return api.Errorf(api.Unavailable, "update it", "the gateway at %s cannot be claimed", where)
 	case errors.As(err, &other):

@@ -61,13 +61,15 @@ func TestGatewayAdd(t *testing.T) {
 		}
 		where := at(t, x)
 		found, err := a.LookAt(ctx, where)
-		if err != nil || found.Name != "x" || found.Devices != 2 || found.Gateways != 1 || found.Connected != 0 || found.Fingerprint != where.Fingerprint {
+		if err != nil || found.Name != "x" || found.Devices != 2 || found.Gateways != 1 || found.Connected != 0 ||
+			found.Fingerprint != where.Fingerprint {
 			t.Fatalf("%+v, %v", found, err)
 		}
 		if _, err := a.LookAt(ctx, none); !refused(err, "another claim code") {
 			t.Errorf("wrong code: %v", err)
 		}
-		if _, err := a.AddGateway(ctx, api.GatewayAt{Address: where.Address, Code: where.Code}); !refused(err, "no fingerprint") {
+		if _, err := a.AddGateway(ctx, api.GatewayAt{Address: where.Address, Code: where.Code}); !refused(err,
+			"no fingerprint") {
 			t.Errorf("unseen: %v", err)
 		}
 		other := where
@@ -110,7 +112,8 @@ func TestGatewayAdd(t *testing.T) {
 			t.Errorf("%+v, %v", tokens, err)
 		}
 		// The code is used up.
-		if _, err := b.LookAt(ctx, api.GatewayAt{Address: where.Address, Code: where.Code}); !refused(err, "nobody has asked") {
+		if _, err := b.LookAt(ctx, api.GatewayAt{Address: where.Address, Code: where.Code}); !refused(err,
+			"nobody has asked") {
 			t.Errorf("the code again: %v", err)
 		}
 		x.Stop()
@@ -168,12 +171,17 @@ func TestGatewayAddRefused(t *testing.T) {
 		if _, err := a.LookAt(ctx, where); err != nil {
 			t.Errorf("ten minutes later: %v", err)
 		}
-		for _, bad := range []api.GatewayAt{{Address: where.Address, Code: "geheim"}, {Address: "10.0.0.3:x", Code: where.Code}, {Address: "", Code: where.Code}} {
+		for _, bad := range []api.GatewayAt{
+			{Address: where.Address, Code: "geheim"},
+			{Address: "10.0.0.3:x", Code: where.Code},
+			{Address: "", Code: where.Code},
+		} {
 			if _, err := a.LookAt(ctx, bad); !refused(err, "") {
 				t.Errorf("%+v: %v", bad, err)
 			}
 		}
-		if _, err := a.LookAt(ctx, api.GatewayAt{Address: "10.0.0.99", Code: where.Code}); !refused(err, "no gateway to claim answers at 10.0.0.99") {
+		if _, err := a.LookAt(ctx, api.GatewayAt{Address: "10.0.0.99", Code: where.Code}); !refused(err,
+			"no gateway to claim answers at 10.0.0.99") {
 			t.Errorf("nobody there: %v", err)
 		}
 
@@ -273,7 +281,8 @@ func TestTokenForAnother(t *testing.T) {
 		}
 		x := w.Gateway(2, "x")
 		x.Start(func(c *node.Config) { c.Key, c.Token = nil, token })
-		if err := x.Ended(time.Minute); err == nil || !strings.Contains(err.Error(), "the join token was made for another gateway") {
+		if err := x.Ended(time.Minute); err == nil || !strings.Contains(err.Error(),
+			"the join token was made for another gateway") {
 			t.Errorf("%v", err)
 		}
 		if tokens, err := a.ListTokens(ctx); err != nil || len(tokens) != 1 || tokens[0].Spent != 0 {

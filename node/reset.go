@@ -14,6 +14,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"gatemesh/cluster"
+	"gatemesh/node/api"
 )
 
 // ErrReset is returned by [Node.Run] when the gateway has given up its cluster: a new Node of the same directory goes
@@ -51,17 +54,45 @@ const flagsFile = "flags.json"
 // savedName is a name for a directory with what a gateway was.
 func savedName(now time.Time) string { return "before-" + now.UTC().Format("20060102T150405") }
 
-// noteReset has the next Node begin anew as the note says, once this one ends by giveUp. The note is durable when it returns.
-func (n *Node) noteReset(r resetNote) error {
+// noteReset has the next Node begin anew as the note says, once this one ends by giveUp. The note is durable when it
+// returns where it will put what the gateway was. From then on no change is taken, which nobody would have. There is
+// one note: who comes second is refused.
+func (n *Node) noteReset(r resetNote) (saved string, err error) {
+	if !n.resets.CompareAndSwap(false, true) {
+		return "", api.Errorf(api.Unavailable, "wait until it has ended", "the gateway is leaving its cluster already")
+	}
+	if !r.Back {
+		r.Saved = unused(n.cfg.Data, r.Saved)
+	}
+	n.store.Unseal(expelled)
+	n.store.Seal(leaving)
 	b, err := json.Marshal(r)
 	if err == nil {
-		err = WriteFile(filepath.Join(n.cfg.Data, resetFile), b)
+		err = writeNew(filepath.Join(n.cfg.Data, resetFile), b)
 	}
 	if err != nil {
-		return fmt.Errorf("note reset: %w", err)
+		n.store.Unseal(leaving)
+		n.resets.Store(false)
+		return "", fmt.Errorf("note reset: %w", err)
 	}
-	n.resets.Store(true)
-	return nil
+	return filepath.Join(n.cfg.Data, r.Saved), nil
+}
+
+// leaving is what changes are refused with once a reset is noted.
+var leaving = &cluster.SealedError{
+	Reason: "this gateway is leaving its cluster: it takes no changes any more",
+	Advice: "make the change at another gateway",
+}
+
+// unused returns a name that nothing in a directory has: name, or name and a number.
+func unused(dir, name string) string {
+	free := name
+	for i := 2; ; i++ {
+		if _, err := os.Lstat(filepath.Join(dir, free)); err != nil {
+			return free
+		}
+		free = fmt.Sprintf("%s-%d", name, i)
+	}
 }
 
 // readReset returns the note, and whether there is one.
@@ -129,7 +160,8 @@ func (r resetNote) away(dir, saved string) error {
 	if r.Token != "" || r.Join != "" {
 		b, err := json.Marshal(joining{Token: r.Token, Key: r.Key, Join: r.Join})
 		if err == nil {
-			err = errors.Join(WriteFile(filepath.Join(dir, joiningFile), b), WriteFile(filepath.Join(dir, onTrialFile), []byte(r.Saved+"\n")),
+			err = errors.Join(WriteFile(filepath.Join(dir, joiningFile), b),
+				WriteFile(filepath.Join(dir, onTrialFile), []byte(r.Saved+"\n")),
 				WriteFile(filepath.Join(dir, claimedFile), []byte(r.Saved+"\n")))
 		}
 		if err != nil {
@@ -139,7 +171,8 @@ func (r resetNote) away(dir, saved string) error {
 	return WriteFile(filepath.Join(dir, identityFile), []byte(r.Seed+"\n"))
 }
 
-// claimedFile says that the gateway was claimed: what its command line says of a cluster may be of the one that it has left.
+// claimedFile says that the gateway was claimed: what its command line says of a cluster may be of the one that it has
+// left.
 const claimedFile = "claimed"
 
 // onTrialFile names the directory that is put back if the gateway, which was claimed, is not let in.
@@ -170,7 +203,7 @@ func (n *Node) putBack(cause error) error {
 		return cause
 	}
 	n.log.Error("the cluster that claimed this gateway does not let it in; it goes back to what it was", "err", cause)
-	if err := n.noteReset(resetNote{Saved: saved, Back: true}); err != nil {
+	if _, err := n.noteReset(resetNote{Saved: saved, Back: true}); err != nil {
 		return errors.Join(cause, err)
 	}
 	return ErrReset

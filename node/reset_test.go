@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"gatemesh/cluster"
+	"gatemesh/node/api"
 )
 
 // lay makes the files of a data directory.
@@ -42,20 +45,27 @@ func TestResetIsCutShort(t *testing.T) {
 	}
 	away := resetNote{Saved: "before", Seed: seed, Token: "gmt1-x"}
 	is := map[string]string{
-		"node.key": seed, "store/1": "", "flags.json": "{}", "claim-code": "", "restored": "", "joining.json": `{"token":"gmt1-x"}`,
-		"on-trial": "before", "claimed": "before", "reset.json": "",
-		"before/node.key": "old", "before/store/1": "a", "before/flags.json": "{}", "before/claim-code": "code", "before/restored": "then",
+		"node.key": seed, "store/1": "", "flags.json": "{}", "claim-code": "", "restored": "",
+		"joining.json": `{"token":"gmt1-x"}`,
+		"on-trial":     "before", "claimed": "before", "reset.json": "",
+		"before/node.key": "old", "before/store/1": "a", "before/flags.json": "{}", "before/claim-code": "code",
+		"before/restored": "then",
 	}
-	// What a crash may have left, each with what lies there beside or in place of the old files; "" is a file that is gone.
+	// What a crash may have left, each with what lies there beside or in place of the old files; "" is a file that is
+	// gone.
 	for what, change := range map[string]map[string]string{
 		"nothing":              {},
 		"the key saved":        {"before/node.key": "old"},
 		"the store moved":      {"before/node.key": "old", "before/store/1": "a", "store/1": ""},
 		"a new store was open": {"before/node.key": "old", "before/store/1": "a", "store/1": "", "store/2": "new"},
-		"files moved":          {"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": ""},
+		"files moved": {
+			"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code",
+			"claim-code": "",
+		},
 		"all but the note": {
-			"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": "", "before/restored": "then",
-			"restored": "", "before/flags.json": "{}", "joining.json": "{}", "node.key": seed,
+			"before/node.key": "old", "before/store/1": "a", "store/1": "", "before/claim-code": "code", "claim-code": "",
+			"before/restored": "then",
+			"restored":        "", "before/flags.json": "{}", "joining.json": "{}", "node.key": seed,
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -86,7 +96,10 @@ func TestResetIsCutShort(t *testing.T) {
 				if err := finishReset(dir, resetNote{Saved: "before", Back: true}); err != nil {
 					t.Fatal(err)
 				}
-				want := map[string]string{"joining.json": "", "on-trial": "", "claimed": "", "reset.json": "", "before/node.key": ""}
+				want := map[string]string{
+					"joining.json": "", "on-trial": "", "claimed": "", "reset.json": "",
+					"before/node.key": "",
+				}
 				for name, text := range old {
 					want[name] = text
 				}
@@ -115,5 +128,39 @@ func TestResetNotes(t *testing.T) {
 	seed, key := newSeed()
 	if b, err := hex.DecodeString(seed); err != nil || string(b) != string(key.Seed()) {
 		t.Errorf("%x, %v", b, err)
+	}
+}
+
+// There is one note: a second one does not take its place, and no earlier copy is in its way.
+func TestResetNotesExcludeEachOther(t *testing.T) {
+	dir := t.TempDir()
+	store, err := cluster.Open(cluster.Config{Node: cluster.Node{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	n := &Node{cfg: Config{Data: dir}, store: store}
+	lay(t, dir, map[string]string{"before/store/1": "of a reset in the same second"})
+	saved, err := n.noteReset(resetNote{Saved: "before", Seed: "first"})
+	if err != nil || saved != filepath.Join(dir, "before-2") {
+		t.Errorf("%s, %v", saved, err)
+	}
+	if store.Refusal() == nil {
+		t.Error("changes are taken on")
+	}
+	var busy *api.Error
+	if _, err := n.noteReset(resetNote{Saved: "before", Seed: "second"}); !errors.As(err, &busy) ||
+		busy.Code != api.Unavailable {
+		t.Errorf("a second note: %v", err)
+	}
+	if r, due, err := readReset(dir); err != nil || !due || r.Seed != "first" || r.Saved != "before-2" {
+		t.Errorf("%+v, %v, %v", r, due, err)
+	}
+	// What another process has left is not overwritten either, and then changes are taken on.
+	m := &Node{cfg: Config{Data: dir}, store: store}
+	store.Unseal(leaving)
+	if _, err := m.noteReset(resetNote{Saved: "other", Seed: "third"}); err == nil || m.resets.Load() ||
+		store.Refusal() != nil {
+		t.Errorf("over a note: %v, %v", err, store.Refusal())
 	}
 }

@@ -25,7 +25,7 @@ func (n *Node) untold(err error) error {
 	if err == nil {
 		return nil
 	}
-	n.log.Error("nobody can join", "err", err)
+	n.strangers.Warn("nobody can join", "err", err)
 	return &mesh.RefusedError{Reason: "no cluster key holds at this gateway", Hint: "try again in a minute"}
 }
 
@@ -53,7 +53,10 @@ func (n *Node) tokenSecrets(claims []byte) ([][32]byte, error) {
 		}
 	}
 	if out == nil {
-		return nil, &mesh.RefusedError{Reason: "the join token was made under a cluster key that has been replaced", Hint: anotherToken}
+		return nil, &mesh.RefusedError{
+			Reason: "the join token was made under a cluster key that has been replaced",
+			Hint:   anotherToken,
+		}
 	}
 	return out, nil
 }

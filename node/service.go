@@ -33,7 +33,8 @@ func (n *Node) Status(context.Context) (api.Status, error) {
 		return api.Status{}, err
 	}
 	s := api.Status{
-		Cluster: clusterName(p.facts.cluster), Gateway: n.offers().Name, ID: n.self.String(), Ready: p.ready.Load(), NotReady: n.notReady(p), Gateways: 1,
+		Cluster: clusterName(p.facts.cluster), Gateway: n.offers().Name, ID: n.self.String(), Ready: p.ready.Load(),
+		NotReady: n.notReady(p), Gateways: 1,
 		Devices: n.store.CountDevices(), Sessions: p.vpn.Count(), Dataplane: p.plane,
 		PublicKey: cluster.KeyString(p.pub), Pool: p.facts.pool.String(), Version: n.cfg.Version,
 		AuthFailures: p.vpn.Stats().Forged, Disk: n.disk(), Twins: n.twinsSeen(p),

@@ -88,9 +88,41 @@ func (n *Node) onSpend(ctx context.Context, _ mesh.ID, payload []byte) ([]byte, 
 	return cbor.Marshal(a)
 }
 
+// counts says whether this gateway may spend uses of the tokens that it made: it has caught up with a peer since it
+// started, or there is none. Else its disk may be one that was set back to before uses that others know of.
+func (n *Node) counts() bool {
+	if n.store.TokensConfirmed() {
+		return true
+	}
+	all, err := n.store.Admissions()
+	return err == nil && len(all) < 2
+}
+
+// tellUncounted says that the tokens of this gateway are not taken yet, if there are any.
+func (n *Node) tellUncounted() {
+	all, err := n.store.Tokens()
+	if err != nil {
+		n.log.Error("read tokens", "err", err)
+		return
+	}
+	open := 0
+	for _, t := range all {
+		if t.Issuer == n.self && !t.Revoked && t.Spent < t.Uses && n.cfg.Now().Before(t.Expires) {
+			open++
+		}
+	}
+	if open > 0 && !n.counts() {
+		n.log.Warn("join tokens made here are taken once another gateway is heard: only then it is sure which are used",
+			"open", open)
+	}
+}
+
 // spendHere spends a use of a token that this gateway has issued. A gateway that has just started does not know yet
 // whether its disk is what it was, and waits for a peer to tell.
 func (n *Node) spendHere(ctx context.Context, id cluster.TokenID, by cluster.Node) error {
+	if n.counts() {
+		n.store.ConfirmTokens()
+	}
 	for end := time.Now().Add(confirmWait); ; {
 		_, err := n.store.SpendToken(ctx, id, [32]byte{}, by)
 		if !errors.Is(err, cluster.ErrUnconfirmed) || time.Now().After(end) {

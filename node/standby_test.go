@@ -43,8 +43,8 @@ func role(t *testing.T, at *nodetest.Gateway, name string) api.Gateway {
 	return api.Gateway{}
 }
 
-// Devices that knock at the standby are served by the active gateways; when both die at once, by the standby, also those
-// whose keys died with the other; when they are back, devices stay until they are due for new keys.
+// Devices that knock at the standby are served by the active gateways; when both die at once, by the standby, also
+// those whose keys died with the other; when they are back, devices stay until they are due for new keys.
 func TestStandbyServesWhenAllAreGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := nodetest.New(t, 1001)
@@ -134,7 +134,8 @@ func TestDemoteAndPromote(t *testing.T) {
 		devices := connected(t, w, 12, a)
 		stop := steadily(devices)
 		ctx := context.Background()
-		if r, err := s.SetRole(ctx, "a", api.RoleChange{Role: api.Standby}); err != nil || r.Warning != "" || r.Gateway.Role != api.Standby {
+		if r, err := s.SetRole(ctx, "a", api.RoleChange{Role: api.Standby}); err != nil || r.Warning != "" ||
+			r.Gateway.Role != api.Standby {
 			t.Fatalf("%+v, %v", r, err)
 		}
 		time.Sleep(5 * time.Second)
@@ -159,7 +160,8 @@ func TestDemoteAndPromote(t *testing.T) {
 		}
 		a.Kill()
 		time.Sleep(5 * time.Second)
-		if _, err := s.SetRole(ctx, "a", api.RoleChange{Role: api.Active}); err == nil || !strings.Contains(err.Error(), "not connected") {
+		if _, err := s.SetRole(ctx, "a", api.RoleChange{Role: api.Active}); err == nil ||
+			!strings.Contains(err.Error(), "not connected") {
 			t.Errorf("a gateway that is gone was promoted: %v", err)
 		}
 		r, err := s.SetRole(ctx, "a", api.RoleChange{Role: api.Active, Force: true})
@@ -225,7 +227,14 @@ func TestChangeGateway(t *testing.T) {
 		check("told another name and address", "munich", "192.0.2.1:1", 11)
 		restart(capacity(9))
 		check("told nothing of them", "b", fmt.Sprintf("%s:%d", b.Addr, nodetest.DevicePort), 11)
-		for _, bad := range []api.GatewayChange{{Name: ptr("a")}, {Name: ptr("")}, {Name: ptr("a b")}, {Public: ptr("x")}, {Public: ptr("")}, {Capacity: new(int)}} {
+		for _, bad := range []api.GatewayChange{
+			{Name: ptr("a")},
+			{Name: ptr("")},
+			{Name: ptr("a b")},
+			{Public: ptr("x")},
+			{Public: ptr("")},
+			{Capacity: new(int)},
+		} {
 			if _, err := a.ChangeGateway(ctx, "b", bad); err == nil {
 				t.Errorf("%+v was taken", bad)
 			}

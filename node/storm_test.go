@@ -56,7 +56,9 @@ func TestTwoKeysOnOneLAN(t *testing.T) {
 			g.Start(func(c *node.Config) { c.Key = &key })
 			sides[i%2] = append(sides[i%2], g)
 		}
-		w.Wait("two clusters", 9*time.Second, func() bool { return oneOf(t, sides[0]...) != "" && oneOf(t, sides[1]...) != "" })
+		w.Wait("two clusters", 9*time.Second, func() bool {
+			return oneOf(t, sides[0]...) != "" && oneOf(t, sides[1]...) != ""
+		})
 		time.Sleep(5 * time.Minute)
 		for _, side := range sides {
 			for _, g := range side {

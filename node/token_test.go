@@ -184,7 +184,8 @@ func TestJoinByToken(t *testing.T) {
 		d := w.Gateway(4, "d")
 		token = mintToken(t, a, api.NewToken{})
 		d.Skew(2 * time.Minute)
-		if err := failure(w, d, byToken); !strings.Contains(err.Error(), "the clocks differ by 2m0s") || !strings.Contains(err.Error(), " at a") {
+		if err := failure(w, d, byToken); !strings.Contains(err.Error(), "the clocks differ by 2m0s") ||
+			!strings.Contains(err.Error(), " at a") {
 			t.Errorf("a clock that is fast: %v", err)
 		}
 		d.Skew(-30 * time.Second)
@@ -208,7 +209,8 @@ func TestJoinByToken(t *testing.T) {
 		impostor.Start(func(cfg *node.Config) { cfg.Key = nil })
 		w.WaitReady(6*time.Second, impostor)
 		token.Places = token.Places[:1]
-		if err := failure(w, e, byToken); !strings.Contains(err.Error(), "another gateway than the one that the join token names") {
+		if err := failure(w, e, byToken); !strings.Contains(err.Error(),
+			"another gateway than the one that the join token names") {
 			t.Errorf("an impostor: %v", err)
 		}
 	})
@@ -218,4 +220,54 @@ func TestJoinByToken(t *testing.T) {
 func failure(w *nodetest.World, g *nodetest.Gateway, change ...func(*node.Config)) error {
 	g.Start(change...)
 	return g.Failure(time.Minute)
+}
+
+// A gateway that has restarted counts uses once it has heard from another one: its disk may have been set back. The
+// administrator is told. One that has nobody counts at once.
+func TestTokensWaitForAPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 1)
+		a, b := w.Gateway(1, "a"), w.Gateway(2, "b")
+		a.Start()
+		w.WaitReady(6*time.Second, a)
+		join := func(i int, token node.JoinToken) error {
+			key := ed25519.NewKeyFromSeed(append(make([]byte, 31), byte(i)))
+			return newcomer{key, w.Net.Host(w.Gateway(20+i, "x").Addr)}.join(token, a, idOf(t, a))
+		}
+		state := func() string {
+			all, err := a.ListTokens(t.Context())
+			if err != nil || len(all) == 0 {
+				t.Fatal(all, err)
+			}
+			return all[len(all)-1].State
+		}
+		alone := mintToken(t, a, api.NewToken{})
+		a.Stop()
+		a.Start()
+		w.WaitReady(6*time.Second, a)
+		if at := time.Now(); state() != api.TokenOpen || join(1, alone) != nil || time.Since(at) > time.Second {
+			t.Errorf("alone: %s, after %v", state(), time.Since(at))
+		}
+
+		b.Start()
+		w.Wait("both", 6*time.Second, func() bool { return a.Ready(2) && b.Ready(2) })
+		token := mintToken(t, a, api.NewToken{Uses: 2})
+		time.Sleep(time.Second)
+		b.Stop()
+		a.Stop()
+		a.Start()
+		w.Wait("a", 6*time.Second, func() bool { return a.Ready(1) })
+		var no *mesh.RefusedError
+		if err := join(2, token); !errors.As(err, &no) || !strings.Contains(no.Reason, "has not heard from another one") {
+			t.Errorf("while the other is away: %v", err)
+		}
+		if state() != api.TokenWaiting || w.Logged("taken once another gateway is heard") != 1 {
+			t.Errorf("the administrator sees: %s", state())
+		}
+		b.Start()
+		w.Wait("both again", 15*time.Second, func() bool { return a.Ready(2) && b.Ready(2) })
+		if err := join(2, token); err != nil || state() != api.TokenOpen {
+			t.Errorf("with the other: %v, %s", err, state())
+		}
+	})
 }

@@ -114,7 +114,8 @@ func checkNewToken(t *api.NewToken) error {
 	case t.TTL < int(minTokenTTL.Seconds()) || t.TTL > int(maxTokenTTL.Seconds()):
 		return api.Errorf(api.Invalid, "give --ttl from 1m to 720h", "a token cannot last %v", ttl)
 	case t.Uses < 1 || t.Uses > cluster.MaxUses:
-		return api.Errorf(api.Invalid, fmt.Sprintf("give --uses from 1 to %d", cluster.MaxUses), "a token cannot have %d uses", t.Uses)
+		return api.Errorf(api.Invalid, fmt.Sprintf("give --uses from 1 to %d", cluster.MaxUses),
+			"a token cannot have %d uses", t.Uses)
 	case len(t.Label) > 255:
 		return api.Errorf(api.Invalid, "make it shorter", "the label has %d bytes, at most 255 are kept", len(t.Label))
 	case len(t.Address) > maxTokenPlace/2:
@@ -123,7 +124,8 @@ func checkNewToken(t *api.NewToken) error {
 	if t.Host != "" {
 		p, err := parseHost(t.Host)
 		if err != nil {
-			return api.Errorf(api.Invalid, "give --host a prefix such as 192.0.2.0/24, or one address", "%q is no prefix of addresses", t.Host)
+			return api.Errorf(api.Invalid, "give --host a prefix such as 192.0.2.0/24, or one address",
+				"%q is no prefix of addresses", t.Host)
 		}
 		t.Host = p.String()
 	}
@@ -168,7 +170,8 @@ func (n *Node) places(p *parts, told []string) []joinPlace {
 	}
 	own := p.mesh.Addr()
 	add(n.self, own.String())
-	if host, _, err := net.SplitHostPort(n.offers().Public); err == nil && host != own.Addr().String() && len(host) < maxPlaceAddr-8 {
+	if host, _, err := net.SplitHostPort(n.offers().Public); err == nil && host != own.Addr().String() &&
+		len(host) < maxPlaceAddr-8 {
 		add(n.self, net.JoinHostPort(host, strconv.Itoa(int(own.Port()))))
 	}
 	others := 0
@@ -229,7 +232,8 @@ func (n *Node) findToken(ref string) (found cluster.Token, terms tokenTerms, err
 	}
 	ids := []string{}
 	for _, t := range all {
-		if x, ok := parseTerms(t.Purpose); ok && len(ref) >= minTokenRef && strings.HasPrefix(t.ID.String(), strings.ToLower(ref)) {
+		if x, ok := parseTerms(t.Purpose); ok && len(ref) >= minTokenRef &&
+			strings.HasPrefix(t.ID.String(), strings.ToLower(ref)) {
 			found, terms, ids = t, x, append(ids, t.ID.String())
 		}
 	}
@@ -256,7 +260,9 @@ func (n *Node) token(t cluster.Token, terms tokenTerms, names map[cluster.Node]s
 	if err != nil {
 		n.log.Warn("which tokens hold is not known", "err", err)
 	}
-	current := slices.ContainsFunc(keys, func(k [32]byte) bool { return fmt.Sprintf("%x", keyName(k)) == terms.key })
+	current := slices.ContainsFunc(keys, func(k [32]byte) bool {
+		return fmt.Sprintf("%x", keyName(k)) == terms.key
+	})
 	switch {
 	case t.Revoked:
 		out.State = api.TokenRevoked
@@ -266,6 +272,8 @@ func (n *Node) token(t cluster.Token, terms tokenTerms, names map[cluster.Node]s
 		out.State = api.TokenExpired
 	case !current:
 		out.State = api.TokenInvalid
+	case t.Issuer == n.self && !n.counts():
+		out.State = api.TokenWaiting
 	default:
 		out.State = api.TokenOpen
 	}

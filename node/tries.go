@@ -6,16 +6,20 @@ import (
 	"time"
 )
 
-// tries bounds how often a secret is guessed, by who guesses and in all. A try counts when it begins, so that many at
-// once are no way round it. It keeps at most one entry for each try of the last lockout. The zero tries lets nothing through.
+// tries bounds how often a secret is guessed by one who guesses. Nobody is locked for what others do. A try counts when
+// it begins, so that many at once are no way round it. It keeps at most maxTriers entries, and forgets the oldest for
+// lack of room.
 type tries struct {
-	each, all int           // wrong tries that lock one, and everybody
-	lockout   time.Duration // after the last of them; also how long a wrong try counts
+	each    int           // wrong tries that lock one; 0: any number may be made
+	lockout time.Duration // after the last of them; also how long a wrong try counts
 
 	mu     sync.Mutex // guards the fields below
 	by     map[string]strikes
 	anyone strikes
 }
+
+// maxTriers is beyond what can be tried within a lockout: each password takes a tenth of a second.
+const maxTriers = 8192
 
 // strikes are wrong tries in a row.
 type strikes struct {
@@ -44,17 +48,33 @@ func (t *tries) begin(who string, now time.Time) time.Duration {
 	}
 	one := t.by[who]
 	t.anyone = t.anyone.at(now, t.lockout)
-	for _, s := range []struct {
-		strikes
-		limit int
-	}{{one, t.each}, {t.anyone, t.all}} {
-		if s.n >= s.limit {
-			return s.last.Add(t.lockout).Sub(now)
-		}
+	if t.each > 0 && one.n >= t.each {
+		return one.last.Add(t.lockout).Sub(now)
+	}
+	if one.n == 0 && len(t.by) >= maxTriers {
+		delete(t.by, t.oldest())
 	}
 	t.by[who] = strikes{one.n + 1, now}
 	t.anyone = strikes{t.anyone.n + 1, now}
 	return 0
+}
+
+// oldest is who tried the longest ago. t.mu is held.
+func (t *tries) oldest() (who string) {
+	var last time.Time
+	for k, s := range t.by {
+		if last.IsZero() || s.last.Before(last) {
+			who, last = k, s.last
+		}
+	}
+	return who
+}
+
+// wrong returns how many tries count of who and of all, those that are under way included.
+func (t *tries) wrong(who string, now time.Time) (one, all int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.by[who].at(now, t.lockout).n, t.anyone.at(now, t.lockout).n
 }
 
 // right says that a try of who was right: it counts no more, nor do the wrong ones before it.

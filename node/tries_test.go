@@ -8,7 +8,7 @@ import (
 
 func TestTries(t *testing.T) {
 	at := time.Unix(1e9, 0)
-	tr := tries{each: 3, all: 7, lockout: 10 * time.Minute}
+	tr := tries{each: 3, lockout: 10 * time.Minute}
 	for i := range 3 {
 		if wait := tr.begin("anna", at.Add(time.Duration(i)*time.Minute)); wait != 0 {
 			t.Fatalf("try %d: wait %v", i, wait)
@@ -33,22 +33,24 @@ func TestTries(t *testing.T) {
 		t.Error("not locked again")
 	}
 
-	// Many names: all of them together are bounded, and so is what is kept of them.
-	tr = tries{each: 3, all: 7, lockout: 10 * time.Minute}
-	for i := range 100 {
-		wait := tr.begin(fmt.Sprint(i), at)
-		if (wait == 0) != (i < 7) {
-			t.Errorf("%d: wait %v", i, wait)
+	// Many names lock nobody, and what is kept of them is bounded.
+	tr = tries{each: 3, lockout: 10 * time.Minute}
+	for i := range maxTriers + 100 {
+		if wait := tr.begin(fmt.Sprint(i), at.Add(time.Duration(i))); wait != 0 {
+			t.Fatalf("%d: wait %v", i, wait)
 		}
 	}
-	if len(tr.by) > 7 {
-		t.Errorf("%d names are kept", len(tr.by))
+	if one, all := tr.wrong(fmt.Sprint(maxTriers), at); one != 1 || all != maxTriers+100 || len(tr.by) != maxTriers {
+		t.Errorf("%d and %d wrong, %d names are kept", one, all, len(tr.by))
+	}
+	if one, _ := tr.wrong("1", at); one != 0 {
+		t.Error("the oldest is not the one that is forgotten")
 	}
 	if tr.begin("x", at.Add(time.Hour)) != 0 || len(tr.by) != 1 {
 		t.Errorf("an hour later: %v", tr.by)
 	}
 	// What was not decided does not count.
-	tr = tries{each: 1, all: 7, lockout: 10 * time.Minute}
+	tr = tries{each: 1, lockout: 10 * time.Minute}
 	for range 20 {
 		if tr.begin("anna", at) != 0 {
 			t.Error("counted")
@@ -58,7 +60,12 @@ func TestTries(t *testing.T) {
 	for _, c := range []struct {
 		d    time.Duration
 		want string
-	}{{time.Second, "1 minute"}, {time.Minute, "1 minute"}, {time.Minute + 1, "2 minutes"}, {10 * time.Minute, "10 minutes"}} {
+	}{
+		{time.Second, "1 minute"},
+		{time.Minute, "1 minute"},
+		{time.Minute + 1, "2 minutes"},
+		{10 * time.Minute, "10 minutes"},
+	} {
 		if got := minutes(c.d); got != c.want {
 			t.Errorf("%v: %s", c.d, got)
 		}

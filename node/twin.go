@@ -153,7 +153,8 @@ func (n *Node) twinsSeen(p *parts) (out []api.Twin) {
 	own := n.born()
 	for _, x := range p.twins.list(time.Now()) {
 		out = append(out, api.Twin{
-			Cluster: fmt.Sprintf("%x", x.id), Begun: x.born.UTC(), Gateway: x.seen.From.String(), Older: x.older(own, [8]byte(p.facts.cluster[:8])),
+			Cluster: fmt.Sprintf("%x", x.id), Begun: x.born.UTC(), Gateway: x.seen.From.String(),
+			Older: x.older(own, [8]byte(p.facts.cluster[:8])),
 		})
 	}
 	return out

@@ -48,18 +48,26 @@ func (n *Node) joinOlder(ctx context.Context, p *parts) bool {
 	if id, err := mesh.Meet(ctx, n.key, n.cfg.Network, oldest.seen.From); err != nil || id != oldest.seen.ID {
 		return false
 	}
-	key, err := n.clusterKey()
-	if err != nil {
+	if n.store.CountDevices() > 0 { // by now
 		return false
 	}
 	seed, _ := newSeed()
-	note := resetNote{Saved: savedName(n.cfg.Now()), Seed: seed, Key: key.String(), Join: oldest.seen.From.String()}
-	if err := errors.Join(n.noteTwin(name), n.noteReset(note)); err != nil {
+	key, err := n.clusterKey()
+	if err == nil {
+		err = n.noteTwin(name)
+	}
+	saved := ""
+	if err == nil {
+		saved, err = n.noteReset(resetNote{
+			Saved: savedName(n.cfg.Now()), Seed: seed, Key: key.String(), Join: oldest.seen.From.String(),
+		})
+	}
+	if err != nil {
 		n.log.Error("the older cluster with our key is not joined", "err", err)
 		return false
 	}
 	n.log.Warn("an older cluster has the same key, and this one no devices: this gateway joins it", "cluster", name,
-		"at", oldest.seen.From, "saved", filepath.Join(n.cfg.Data, note.Saved))
+		"at", oldest.seen.From, "saved", saved)
 	n.giveUp()
 	return true
 }

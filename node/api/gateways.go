@@ -56,7 +56,8 @@ func administrationRoutes(mux *http.ServeMux, s Administration, log *slog.Logger
 	route(mux, log, "PATCH /v1/gateways/{ref}", func(ctx context.Context, ref string, c GatewayChange) (Gateway, error) {
 		return s.ChangeGateway(ctx, ref, c)
 	})
-	route(mux, log, "POST /v1/gateways/{ref}/role", func(ctx context.Context, ref string, r RoleChange) (RoleChanged, error) {
+	const role = "POST /v1/gateways/{ref}/role"
+	route(mux, log, role, func(ctx context.Context, ref string, r RoleChange) (RoleChanged, error) {
 		return s.SetRole(ctx, ref, r)
 	})
 }

@@ -37,7 +37,8 @@ func settingRoutes(mux *http.ServeMux, s Settings, log *slog.Logger) {
 	route(mux, log, "GET /v1/settings", func(ctx context.Context, _ string, _ none) ([]Setting, error) {
 		return s.ListSettings(ctx)
 	})
-	route(mux, log, "PATCH /v1/settings", func(ctx context.Context, _ string, values map[string]string) (ConfigApplied, error) {
+	change := func(ctx context.Context, _ string, values map[string]string) (ConfigApplied, error) {
 		return s.ChangeSettings(ctx, values)
-	})
+	}
+	route(mux, log, "PATCH /v1/settings", change)
 }

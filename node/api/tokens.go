@@ -35,6 +35,9 @@ const (
 	TokenExpired = "expired"
 	TokenRevoked = "revoked"
 	TokenInvalid = "key replaced" // it was made under a cluster key that counts no more
+	// TokenWaiting is open, but its issuer, which is the gateway that is asked, has not heard from another one since it
+	// started, and takes none before.
+	TokenWaiting = "waiting"
 )
 
 // Token is a join token.

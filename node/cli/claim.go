@@ -16,7 +16,10 @@ func claimCodeCommand() *cli.Command {
 		Name: "claim-code", Usage: "show the code with which another cluster can take this gateway over",
 		Description: "A gateway that is to join a cluster shows the code; at a member of that cluster it is used with\n" +
 			"`gatemesh gateway add`. Until the code was shown once the gateway cannot be taken over, and it is used up then.",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "renew", Usage: "make another one; the old one is good for nothing then"}, jsonFlag},
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "renew", Usage: "make another one; the old one is good for nothing then"},
+			jsonFlag,
+		},
 		Action: func(c *cli.Context) error {
 			if err := noArgs(c); err != nil {
 				return err
@@ -29,7 +32,8 @@ func claimCodeCommand() *cli.Command {
 				if c.Bool("json") {
 					return printJSON(c.App.Writer, code)
 				}
-				fmt.Fprintf(c.App.ErrWriter, "fingerprint %s\nat a member of the cluster: gatemesh gateway add %s\n", code.Fingerprint, code.Mesh)
+				fmt.Fprintf(c.App.ErrWriter, "fingerprint %s\nat a member of the cluster: gatemesh gateway add %s\n",
+					code.Fingerprint, code.Mesh)
 				_, err = fmt.Fprintln(c.App.Writer, code.Code)
 				return err
 			})
@@ -39,7 +43,8 @@ func claimCodeCommand() *cli.Command {
 
 func gatewayAddCommand() *cli.Command {
 	return &cli.Command{
-		Name: "add", Usage: "have a gateway that runs elsewhere give up its cluster and join this one", ArgsUsage: "HOST[:PORT]",
+		Name: "add", Usage: "have a gateway that runs elsewhere give up its cluster and join this one",
+		ArgsUsage: "HOST[:PORT]",
 		Description: "HOST[:PORT] is where its mesh listens. It needs the code that `gatemesh claim-code` shows there. Before\n" +
 			"anything changes you are told what it would lose; it keeps a copy of that.",
 		Flags: []cli.Flag{
@@ -109,7 +114,8 @@ func printAdded(c *cli.Context, a api.AddedGateway) error {
 	if c.Bool("json") {
 		err = printJSON(c.App.Writer, a)
 	} else {
-		_, err = fmt.Fprintf(c.App.Writer, "gateway  %s\nid       %s\njoined   %v\nsaved    %s (there)\n", dash(a.Name), a.ID, a.Joined, a.Saved)
+		_, err = fmt.Fprintf(c.App.Writer, "gateway  %s\nid       %s\njoined   %v\nsaved    %s (there)\n", dash(a.Name), a.ID,
+			a.Joined, a.Saved)
 	}
 	if err == nil && !a.Joined {
 		err = &node.HintError{
@@ -140,7 +146,10 @@ func trust(c *cli.Context, where fmt.Stringer, fingerprint, want string) error {
 // logonFlags are those of a join with an administrator's password.
 func logonFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "user", Usage: "log on at --join as administrator `NAME`, in place of a key or a token", EnvVars: env("USER")},
+		&cli.StringFlag{
+			Name: "user", Usage: "log on at --join as administrator `NAME`, in place of a key or a token",
+			EnvVars: env("USER"),
+		},
 		passwordFlag,
 		&cli.StringFlag{Name: "fingerprint", Usage: "`ID` of the gateway at --join, as its gateway list has it; else it is asked for", EnvVars: env("FINGERPRINT")},
 	}

@@ -103,7 +103,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler:  func(*cli.Context, error) {}, // Main reports
 		Commands: []*cli.Command{
 			upCommand(), statusCommand(), deviceCommand(), gatewayCommand(), drainCommand(), conflictsCommand(), addressCommand(),
-			userCommand(), claimCodeCommand(), syncCommand(), resyncCommand(), backupCommand(), restoreCommand(), configCommand(),
+			userCommand(), claimCodeCommand(), syncCommand(), resyncCommand(), backupCommand(), restoreCommand(),
+			configCommand(),
 			poolCommand(), auditCommand(), tokenCommand(), clusterCommand(), keyCommand(), keysCommand(), monitorCommand(),
 			doctorCommand(), versionCommand(),
 		},

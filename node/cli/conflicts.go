@@ -46,7 +46,8 @@ func conflictsList(c *cli.Context) error {
 				sideText(x.Stands), writtenText(x.Stands), sideText(x.Other), writtenText(x.Other),
 			})
 		}
-		return printTable(w, table.Row{"id", "kind", "name", "field", "reason", "stands", "written", "other", "written"}, rows)
+		return printTable(w, table.Row{"id", "kind", "name", "field", "reason", "stands", "written", "other", "written"},
+			rows)
 	})
 }
 

@@ -18,7 +18,10 @@ func doctorCommand() *cli.Command {
 		Name: "doctor", Usage: "look for what is wrong, and say what to do",
 		Description: "Where a gateway runs it looks at that one: its ports, whether others reach it, clocks, the LAN, firewall and\n" +
 			"disk. Where none runs it looks at what one would meet here. It ends with 1 if something fails.",
-		Flags:  []cli.Flag{&cli.StringFlag{Name: "data", Usage: "`DIR` of a gateway that does not run", EnvVars: env("DATA")}, jsonFlag},
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "data", Usage: "`DIR` of a gateway that does not run", EnvVars: env("DATA")},
+			jsonFlag,
+		},
 		Action: doctor,
 	}
 }
@@ -52,7 +55,10 @@ func doctor(c *cli.Context) error {
 	if err != nil || failed == 0 {
 		return err
 	}
-	return &node.HintError{Err: fmt.Errorf("%d of %d checks fail", failed, len(checks)), Hint: "do what the hints of these say, and run it again"}
+	return &node.HintError{
+		Err:  fmt.Errorf("%d of %d checks fail", failed, len(checks)),
+		Hint: "do what the hints of these say, and run it again",
+	}
 }
 
 // examine looks at a gateway that does not run, as it was started last.
@@ -79,7 +85,10 @@ func examine(c *cli.Context) ([]api.Check, error) {
 		Dataplane: value("dataplane", node.DefaultDataplane), Log: slog.New(slog.DiscardHandler),
 	})
 	if err == nil {
-		checks = append([]api.Check{{Name: "gateway", Result: api.Warn, Text: "no gateway is running here", Hint: "start it with `" + self() + " up`"}}, checks...)
+		checks = append([]api.Check{{
+			Name: "gateway", Result: api.Warn, Text: "no gateway is running here",
+			Hint: "start it with `" + self() + " up`",
+		}}, checks...)
 	}
 	return checks, err
 }

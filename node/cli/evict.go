@@ -91,7 +91,8 @@ func evictedCommand() *cli.Command {
 }
 
 func printEviction(w io.Writer, e api.Eviction) error {
-	fmt.Fprintf(w, "evicted  %s (%s) on %s at %s\ntokens   %d revoked\n", dash(e.Name), e.ID, e.At.Format(time.RFC3339), e.By, e.Tokens)
+	fmt.Fprintf(w, "evicted  %s (%s) on %s at %s\ntokens   %d revoked\n", dash(e.Name), e.ID, e.At.Format(time.RFC3339),
+		e.By, e.Tokens)
 	fmt.Fprintf(w, "\nIt may have read:\n")
 	for _, x := range e.Exposed {
 		fmt.Fprintf(w, "  %s: %s\n", x.What, x.Remedy)
@@ -124,7 +125,8 @@ func printEviction(w io.Writer, e api.Eviction) error {
 
 func admitCommand() *cli.Command {
 	return &cli.Command{
-		Name: "admit", Usage: "admit a gateway again that only an evicted one had admitted", ArgsUsage: "NAME", Flags: []cli.Flag{jsonFlag},
+		Name: "admit", Usage: "admit a gateway again that only an evicted one had admitted", ArgsUsage: "NAME",
+		Flags: []cli.Flag{jsonFlag},
 		Action: func(c *cli.Context) error {
 			name, err := oneArg(c, "the gateway's name or id")
 			if err != nil {

@@ -88,7 +88,8 @@ func gatewayDetails(w io.Writer, gateways []api.Gateway) error {
 			"admitted     %s\nstarted      %s\nround trip   %s\nclock        %s\n",
 			g.Name, g.ID, stateSince(g, now), g.Role, g.Sessions, g.Capacity, dash(g.Public),
 			dash(strings.Join(g.Addresses, ", ")), dash(g.Hostname), g.OS, g.Arch, dash(g.Version), protocol(g), g.Format,
-			admitted, ago(started(g), now), milliseconds(g.RoundTrip, ""), milliseconds(g.ClockOffset, "ahead of this gateway's"))
+			admitted, ago(started(g), now), milliseconds(g.RoundTrip, ""),
+			milliseconds(g.ClockOffset, "ahead of this gateway's"))
 		if err != nil {
 			return err
 		}

@@ -15,7 +15,10 @@ func keysCommand() *cli.Command {
 	return &cli.Command{
 		Name: "keys", Usage: "see and replace the secrets that the gateways share",
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "list the keys that hold; their secrets are not shown", Flags: []cli.Flag{jsonFlag}, Action: keysList},
+			{
+				Name: "list", Usage: "list the keys that hold; their secrets are not shown", Flags: []cli.Flag{jsonFlag},
+				Action: keysList,
+			},
 			{Name: "status", Usage: "show how far the replacement of keys is", Flags: []cli.Flag{jsonFlag}, Action: keysStatus},
 			{
 				Name: "rotate", Usage: "replace the gossip key or the cluster key", ArgsUsage: "gossip|cluster",

@@ -29,7 +29,10 @@ const passwordHint = "use --password-file or GATEMESH_PASSWORD"
 var (
 	password    = secret{what: "password", env: "GATEMESH_PASSWORD", hint: passwordHint}
 	newPassword = secret{what: "password", env: "GATEMESH_PASSWORD", hint: passwordHint, twice: true}
-	claimCode   = secret{what: "claim code", env: "GATEMESH_CLAIM_CODE", hint: "use --code file:PATH or GATEMESH_CLAIM_CODE"}
+	claimCode   = secret{
+		what: "claim code", env: "GATEMESH_CLAIM_CODE",
+		hint: "use --code file:PATH or GATEMESH_CLAIM_CODE",
+	}
 )
 
 // read returns it; path is the file, "" if none was named.
@@ -71,7 +74,9 @@ func (s secret) ask(c *cli.Context, fd int, prompt string) (string, error) {
 
 func (s secret) line(v, where string) (string, error) {
 	if v == "" || strings.ContainsAny(v, "\r\n") {
-		return "", &node.HintError{Err: fmt.Errorf("%s is not a %s", where, s.what), Hint: "a " + s.what + " is one line and not empty"}
+		return "", &node.HintError{
+			Err: fmt.Errorf("%s is not a %s", where, s.what), Hint: "a " + s.what + " is one line and not empty",
+		}
 	}
 	return v, nil
 }

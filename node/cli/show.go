@@ -25,7 +25,8 @@ func statusCommand() *cli.Command {
 				}
 				_, err = fmt.Fprintf(c.App.Writer,
 					"cluster    %s\ngateway    %s, %s\nready      %v\ngateways   %d alive\ndevices    %d\nsessions   %d\npool       %s\ndata plane %s\nversion    %s\n",
-					st.Cluster, st.Gateway, st.Role, st.Ready, st.Gateways, st.Devices, st.Sessions, st.Pool, st.Dataplane, versionText(st))
+					st.Cluster, st.Gateway, st.Role, st.Ready, st.Gateways, st.Devices, st.Sessions, st.Pool, st.Dataplane,
+					versionText(st))
 				if err == nil && st.NotReady != "" {
 					_, err = fmt.Fprintf(c.App.Writer, "not ready  %s\n", st.NotReady)
 				}

@@ -63,6 +63,9 @@ func tokenCreate(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
+		if t.State == api.TokenWaiting {
+			fmt.Fprintf(c.App.ErrWriter, "warning: this gateway has not heard from another one since it started; it takes tokens once it has\n")
+		}
 		join := "gatemesh up --join " + t.Secret
 		switch {
 		case c.Bool("json"):
@@ -74,7 +77,8 @@ func tokenCreate(c *cli.Context) error {
 			_, err = fmt.Fprintln(c.App.Writer, t.Secret)
 			return err
 		}
-		fmt.Fprintf(c.App.ErrWriter, "Token %s for %s, until %s. On the new machine:\n\n", t.ID[:8], forText(t.Token), t.Expires.Local().Format("2006-01-02 15:04:05 MST"))
+		fmt.Fprintf(c.App.ErrWriter, "Token %s for %s, until %s. On the new machine:\n\n", t.ID[:8], forText(t.Token),
+			t.Expires.Local().Format("2006-01-02 15:04:05 MST"))
 		if _, err = fmt.Fprintln(c.App.Writer, join); err != nil {
 			return err
 		}
@@ -113,11 +117,13 @@ func tokenList(c *cli.Context) error {
 		rows := make([]table.Row, 0, len(all))
 		for _, t := range all {
 			rows = append(rows, table.Row{
-				t.ID[:8], t.State, fmt.Sprintf("%d/%d", t.Spent, t.Uses), t.Expires.UTC().Format(time.RFC3339), forText(t), t.Gateway,
+				t.ID[:8], t.State, fmt.Sprintf("%d/%d", t.Spent, t.Uses), t.Expires.UTC().Format(time.RFC3339), forText(t),
+				t.Gateway,
 				dash(strings.Join(t.UsedBy, " ")), dash(t.Label),
 			})
 		}
-		return printTable(c.App.Writer, table.Row{"id", "state", "used", "expires", "for", "counted at", "used by", "label"}, rows)
+		return printTable(c.App.Writer, table.Row{"id", "state", "used", "expires", "for", "counted at", "used by", "label"},
+			rows)
 	})
 }
 
@@ -138,13 +144,17 @@ func tokenRevoke(c *cli.Context) error {
 // maxTokenFile bounds what is read of a token's file, in bytes.
 const maxTokenFile = 16 << 10
 
-// readJoin reads what --join was given: a member's host, a token, or the file that holds a token or the command that has one.
+// readJoin reads what --join was given: a member's host, a token, or the file that holds a token or the command that
+// has one.
 func readJoin(s string, cfg *node.Config) error {
 	text, where := s, "that"
 	if path, ok := strings.CutPrefix(s, "file:"); ok {
 		f, err := os.Open(path)
 		if err != nil {
-			return &node.HintError{Err: fmt.Errorf("read join token: %w", err), Hint: "file: takes the path of a file that holds the token"}
+			return &node.HintError{
+				Err:  fmt.Errorf("read join token: %w", err),
+				Hint: "file: takes the path of a file that holds the token",
+			}
 		}
 		defer f.Close()
 		b, err := io.ReadAll(io.LimitReader(f, maxTokenFile))

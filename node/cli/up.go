@@ -28,14 +28,20 @@ func upCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			configFlag,
 			&cli.StringFlag{Name: "key", Usage: "`KEY` of the cluster, gmk1-… or file:PATH", EnvVars: env("KEY")},
-			&cli.StringFlag{Name: "join", Usage: "a join `TOKEN`, gmt1-… or file:PATH; or a member's HOST[:PORT], beside --key", EnvVars: env("JOIN")},
+			&cli.StringFlag{
+				Name: "join", Usage: "a join `TOKEN`, gmt1-… or file:PATH; or a member's HOST[:PORT], beside --key",
+				EnvVars: env("JOIN"),
+			},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of this gateway", DefaultText: "the host's", EnvVars: env("NAME")},
 			&cli.StringFlag{Name: "data", Usage: "`DIR` of all that it keeps", DefaultText: "/var/lib/gatemesh for root, else the user's own", EnvVars: env("DATA")},
 			&cli.StringFlag{Name: "listen", Usage: "UDP `:PORT` for devices", Value: node.DefaultListen, EnvVars: env("LISTEN")},
 			&cli.StringFlag{Name: "public", Usage: "`HOST:PORT` at which devices reach it", DefaultText: "as other gateways see it", EnvVars: env("PUBLIC")},
 			&cli.StringFlag{Name: "mesh", Usage: "TCP and UDP `[ADDR]:PORT` for gateways", Value: node.DefaultMesh, EnvVars: env("MESH")},
 			&cli.StringFlag{Name: "capacity", Usage: "`N` devices that it may serve", Value: strconv.Itoa(node.DefaultCapacity), EnvVars: env("CAPACITY")},
-			&cli.BoolFlag{Name: "standby", Usage: "serve devices only while no active gateway has room", EnvVars: env("STANDBY")},
+			&cli.BoolFlag{
+				Name: "standby", Usage: "serve devices only while no active gateway has room",
+				EnvVars: env("STANDBY"),
+			},
 			&cli.StringFlag{Name: "pool", Usage: "`PREFIX` of the devices' addresses, at the beginning of a cluster", DefaultText: node.DefaultPool, EnvVars: env("POOL")},
 			&cli.StringFlag{Name: "dataplane", Usage: "auto, tun or userspace", Value: node.DefaultDataplane, EnvVars: env("DATAPLANE")},
 			&cli.StringFlag{Name: "log", Usage: "text or json", Value: "text", EnvVars: env("LOG")},

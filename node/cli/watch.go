@@ -52,7 +52,8 @@ const watchName = "watch"
 // listFlags are those of every list.
 func listFlags(more ...cli.Flag) []cli.Flag {
 	return append(more, jsonFlag, &cli.GenericFlag{
-		Name: watchName, Usage: "show it again and again, every so many `SECONDS`, until Ctrl-C", Value: &pause{}, DefaultText: "2",
+		Name: watchName, Usage: "show it again and again, every so many `SECONDS`, until Ctrl-C", Value: &pause{},
+		DefaultText: "2",
 	})
 }
 
@@ -74,7 +75,9 @@ func joinWatch(args []string) []string {
 
 // list prints what get returns: as JSON, or by table; with --watch again and again, as one JSON document a line or
 // in place of the table before.
-func list[T any](c *cli.Context, get func(context.Context, api.Service) (T, error), table func(io.Writer, T) error) error {
+func list[T any](c *cli.Context, get func(context.Context, api.Service) (T, error),
+	table func(io.Writer, T) error,
+) error {
 	return ask(c, func(s api.Service) error {
 		w, _ := c.Generic(watchName).(*pause)
 		if w == nil || w.d == 0 {

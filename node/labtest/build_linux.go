@@ -52,8 +52,8 @@ var buildGatemesh = sync.OnceValues(func() (string, error) {
 	return build("gatemesh", ".")
 })
 
-// buildNext pretends to be the version to come: it speaks one more version of the protocol, and knows a kind of data that
-// ours does not.
+// buildNext pretends to be the version to come: it speaks one more version of the protocol, and knows a kind of data
+// that ours does not.
 var buildNext = sync.OnceValues(func() (string, error) {
 	return build("gatemesh-next", "-tags", "nextversion", ".")
 })
