@@ -4,6 +4,8 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -14,12 +16,15 @@ var (
 	ErrSuspended = errors.New("admitted by one that was evicted")
 )
 
-// Bar ends for good, as long as this Mesh lives, what there is with the given
-// members, which Config.Admit refuses from now on: the links to them, with that
-// word as the last, what serf says of them, and that they are dialled. They have
-// Left, also those that were Down. Nothing of what they have sent, and is not
-// taken in yet, is. Bar does not block and may be called before Run.
+// Bar ends what there is with the given members, which Config.Admit refuses
+// from now on: the links to them, with that word as the last, what serf says of
+// them, and that they are dialled. They have Left, also those that were Down.
+// Nothing of what they have sent, and is not taken in yet, is. Who is not among
+// them any more may come back. Bar does not block and may be called before Run.
 func (m *Mesh) Bar(ids ...ID) {
+	m.mu.Lock()
+	maps.DeleteFunc(m.barred, func(id ID, _ struct{}) bool { return !slices.Contains(ids, id) })
+	m.mu.Unlock()
 	for _, id := range ids {
 		m.mu.Lock()
 		if _, known := m.barred[id]; known || id == m.self.id {

@@ -65,6 +65,42 @@ func TestEvictOnBothSides(t *testing.T) {
 	})
 }
 
+// An evicted gateway evicts another in return, and one that does not know better heeds it, until it hears of the first
+// eviction from a third.
+func TestRevengeAcrossSplit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 35)
+		a, b, c := three(t, w)
+		d := w.Gateway(4, "d")
+		d.Start()
+		w.WaitReady(6*time.Second, a, b, c, d)
+		ctx := context.Background()
+		w.Net.Cut(addrs(a.Addr, d.Addr), addrs(b.Addr, c.Addr))
+		w.Wait("the split is seen", 5*time.Second, func() bool {
+			return a.Ready(2) && b.Ready(2) && c.Ready(2) && d.Ready(2)
+		})
+		if _, err := a.EvictGateway(ctx, "c"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if _, err := c.EvictGateway(ctx, "a"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Second)
+		w.Net.Heal(addrs(a.Addr, d.Addr), addrs(b.Addr, c.Addr))
+		if err := c.Ended(30 * time.Second); err == nil || !strings.Contains(err.Error(), "evicted") {
+			t.Errorf("c ended with %v", err)
+		}
+		w.WaitReady(30*time.Second, a, b, d)
+		w.Wait("new keys", 20*time.Second, func() bool { return oneKey(t, a, b, d) })
+		for _, g := range []*nodetest.Gateway{a, b, d} {
+			if all, err := g.ListEvictions(ctx); err != nil || len(all) != 1 || all[0].Name != "c" {
+				t.Errorf("evictions at %s: %+v, %v", g.Name, all, err)
+			}
+		}
+	})
+}
+
 // A password that the evicted gateway may know lets nobody join; that is said at the eviction.
 func TestPasswordsAfterEviction(t *testing.T) {
 	node.CheapPasswords(t)

@@ -25,7 +25,7 @@ func (n *Node) untold(err error) error {
 	if err == nil {
 		return nil
 	}
-	n.log.Error("nobody can join", "err", err)
+	n.strangers.Warn("nobody can join", "err", err)
 	return &mesh.RefusedError{Reason: "no cluster key holds at this gateway", Hint: "try again in a minute"}
 }
 

@@ -260,7 +260,9 @@ func (n *Node) token(t cluster.Token, terms tokenTerms, names map[cluster.Node]s
 	if err != nil {
 		n.log.Warn("which tokens hold is not known", "err", err)
 	}
-	current := slices.ContainsFunc(keys, func(k [32]byte) bool { return fmt.Sprintf("%x", keyName(k)) == terms.key })
+	current := slices.ContainsFunc(keys, func(k [32]byte) bool {
+		return fmt.Sprintf("%x", keyName(k)) == terms.key
+	})
 	switch {
 	case t.Revoked:
 		out.State = api.TokenRevoked
