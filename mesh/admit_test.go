@@ -62,6 +62,38 @@ func TestKeyThatIsNotAdmitted(t *testing.T) {
 	})
 }
 
+// A member that hears of an admission later than the newcomer comes to it does not let it wait.
+func TestAdmittedLate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := meshtest.NewNetwork(1)
+		var heard atomic.Bool
+		newcomer := gatewayID(key("c"))
+		a := start(t, n, "a", 1, func(c *mesh.Config) {
+			c.Admit = func(key ed25519.PublicKey, _ []byte) error {
+				if mesh.IDOf(key) == newcomer && !heard.Load() {
+					return errors.New("who is this")
+				}
+				return nil
+			}
+		})
+		b := start(t, n, "b", 2)
+		b.mesh.Connect(addrs(a))
+		within(t, 3*time.Second, "meshed", func() bool { return meshed(a, b) })
+		c := start(t, n, "c", 3)
+		c.mesh.Connect(addrs(a, b))
+		for range 20 {
+			time.Sleep(time.Second)
+			if meshed(a, c) {
+				t.Fatal("linked to one that is not admitted")
+			}
+		}
+		heard.Store(true)
+		a.mesh.Recheck()
+		within(t, 200*time.Millisecond, "meshed with the newcomer", func() bool { return meshed(a, b, c) })
+		closeAll(a, b, c)
+	})
+}
+
 // It admits others, but they do not admit it: then the link is not up for it
 // either.
 func TestAdmissionIsMutual(t *testing.T) {

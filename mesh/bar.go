@@ -50,8 +50,18 @@ func (m *Mesh) Bar(ids ...ID) {
 
 // Recheck asks Config.Admit again about all that are linked, and bars the links
 // of those that it calls evicted or suspended, who go Down and may come back.
-// It does not block but for Admit.
+// Those with whom a link was refused are dialed now. It does not block but for
+// Admit.
 func (m *Mesh) Recheck() {
+	m.mu.Lock()
+	m.checks++
+	for _, p := range m.peers {
+		if !p.refused.IsZero() {
+			p.refused, p.next = time.Time{}, time.Now() // it waits for us
+		}
+	}
+	m.mu.Unlock()
+	wake(m.due)
 	for _, l := range m.links() {
 		err := m.admits(l)
 		if err == nil {

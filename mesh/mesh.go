@@ -52,6 +52,7 @@ type Mesh struct {
 	who     map[netip.AddrPort]ID  // who was met at an address
 	dialing map[netip.AddrPort]int // dials under way
 	barred  map[ID]struct{}        // nothing is taken from them
+	checks  int                    // calls of Recheck
 	events  []Event
 
 	refusals []Refusal           // the oldest first

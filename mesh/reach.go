@@ -134,7 +134,7 @@ func patience(absent, rtt time.Duration) (timeout, pause time.Duration) {
 func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 	now := time.Now()
 	m.mu.Lock()
-	addrs, listens, probe := slices.Clone(p.addrs), p.listens, p.up
+	addrs, listens, probe, checks := slices.Clone(p.addrs), p.listens, p.up, m.checks
 	timeout, pause := dialTimeout, time.Duration(0)
 	switch {
 	case probe:
@@ -167,9 +167,10 @@ func (m *Mesh) reachPeer(ctx context.Context, p *peer) {
 		}
 		var no *RefusedError
 		if errors.As(r.err, &no) { // it is there, and will not change its mind soon
-			pause = retryMax
 			m.mu.Lock()
-			p.refused = time.Now()
+			if checks == m.checks {
+				pause, p.refused = retryMax, time.Now()
+			}
 			m.mu.Unlock()
 		}
 		if probe && refused(r.err) && r.addr == listens {
