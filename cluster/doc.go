@@ -131,7 +131,8 @@
 //
 // An eviction is for good, and says up to where the writes of the evicted one were known. What others took from it
 // without knowing stays, for what that overwrote is gone, and is listed. An admission, an eviction, a key or a
-// password among that counts nowhere until another gateway writes it again. Each who evicts has a field of its own,
+// password among that counts nowhere until another gateway writes it again, nor does what whoever it admitted among
+// that, or admitted itself, wrote ever, until a member admits them: then all of it does. Each who evicts has a field of its own,
 // which is taken from nobody else; they are weighed in the order of their stamps, so that who is evicted evicts nobody
 // in return. An admission stands if whoever wrote it may have, up to the gateway that admitted itself: all who
 // evict say who had, and one that does later, out of a backup, names the evictions that it knew. Cells are not signed:

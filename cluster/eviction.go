@@ -190,13 +190,15 @@ type Writing struct {
 	Name   string    // "" if it has none
 	Fields []string  // ascending; "" is the entity's life or death
 	At     time.Time // of the newest, by its clock
-	Beyond bool      // not known when the gateway was evicted: it came by way of another
+	// Beyond says that it was not known when the gateway was evicted and came by way of another, or that the gateway's
+	// admission does not stand.
+	Beyond bool
 }
 
 // maxWritings bounds a review.
 const maxWritings = 1000
 
-// Writings returns what stands of a gateway's writes since a time, and all that was not known when it was evicted, the
+// Writings returns what stands of a gateway's writes since a time, and all that is void, the
 // newest first and at most 1000. What it said of itself, and records of the audit, are left out.
 func (s *Store) Writings(n Node, since time.Time) ([]Writing, error) {
 	found := map[ref]*Writing{}
@@ -216,7 +218,10 @@ func (s *Store) Writings(n Node, since time.Time) ([]Writing, error) {
 			if c == nil {
 				continue
 			}
-			beyond := v.beyond(c)
+			beyond, err := v.void(snapshot{txn}, c)
+			if err != nil {
+				return err
+			}
 			if !beyond && c.stamp.when().Before(since) {
 				continue
 			}

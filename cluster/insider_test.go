@@ -213,6 +213,55 @@ func TestRevenge(t *testing.T) {
 	}
 }
 
+// Whoever an evicted gateway brought along evicts nobody, admits nobody, makes no keys and no users, and does not have
+// what brought it along count by evicting that gateway itself; nor once it has left. All of it counts when a member
+// admits it.
+func TestBroughtAlong(t *testing.T) {
+	c := newCrew(t, 4)
+	c.keyed()
+	ctx := context.Background()
+	a, b, e := c.all[0], c.all[1], c.all[2]
+	var brought []*Store
+	check(t, a.Evict(ctx, memberNode(2)))
+	for _, i := range []int{7, 8} {
+		check(t, e.Admit(ctx, memberAdmission(i)))
+		x := open(t, Config{Node: memberNode(i), Now: c.clock.now})
+		converge(t, e, x)
+		brought = append(brought, x)
+	}
+	c.clock.move(time.Second)
+	x, y := brought[0], brought[1]
+	made, err := x.RotateKey(ctx, JoinKey, false)
+	check(t, err)
+	check(t, x.AddUser(ctx, "eve", RoleAdmin, "new"))
+	check(t, x.Evict(ctx, memberNode(0)))
+	check(t, x.Evict(ctx, memberNode(2)))
+	check(t, y.Evict(ctx, memberNode(3)))
+	check(t, y.Leave(ctx))
+	converge(t, b, e, x, y)
+	three := []*Store{a, b, c.all[3]}
+	converge(t, three...)
+	admittedAt(t, map[int]bool{0: true, 1: true, 2: false, 3: true, 7: false, 8: false}, three...)
+	for i, s := range three {
+		if u, err := s.User("eve"); err != nil || !u.Suspended {
+			t.Errorf("at %d: %+v, %v", i, u, err)
+		}
+		if r := ring(t, s); has(r.Keys, made) {
+			t.Errorf("at %d: keys %v", i, r.Keys)
+		}
+		if v, err := s.Evictions(); err != nil || len(v) != 1 || v[0].By != memberNode(0) {
+			t.Errorf("at %d: evictions %v, %v", i, v, err)
+		}
+		ws, err := s.Writings(memberNode(7), c.clock.now().Add(time.Hour))
+		if err != nil || len(ws) < 4 || !ws[0].Beyond {
+			t.Errorf("at %d: writings %v, %v", i, ws, err)
+		}
+	}
+	check(t, b.Admit(ctx, memberAdmission(7)))
+	converge(t, three...)
+	admittedAt(t, map[int]bool{0: false, 1: true, 2: false, 3: true, 7: true}, three...)
+}
+
 // Members that evicted before they were evicted themselves are heeded.
 func TestEvictionsBeforeOnesOwn(t *testing.T) {
 	c := newCrew(t, 4)

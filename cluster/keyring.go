@@ -129,7 +129,7 @@ func (s *Store) Ring() (r Ring, err error) {
 }
 
 // readRing reads the keys that hold. A cluster key does not if another was made by one who knew of more evictions, and
-// none does that an evicted gateway wrote beyond what was known of it.
+// none does that is void.
 func readRing(s source, v *verdicts) (Ring, error) {
 	r := Ring{Former: map[KeyID]KeyKind{}, Held: map[Node]map[KeyKind]Holding{}}
 	err := eachIn(s, kindKey, func(id []byte, e *entity) error {
@@ -137,10 +137,14 @@ func readRing(s source, v *verdicts) (Ring, error) {
 		if !ok {
 			return nil
 		}
+		void, err := v.void(s, e.get(fieldSecret))
+		if err != nil {
+			return err
+		}
 		switch {
 		case gone:
 			r.Former[k.ID] = k.Kind
-		case v.beyond(e.get(fieldSecret)):
+		case void:
 			r.spend(k)
 		default:
 			k.Covers = bytes.Equal(k.knew, v.sum())

@@ -28,8 +28,8 @@ type User struct {
 	Role     string
 	Verifier string // says whether a password is the user's, in the caller's words; at most 255 bytes
 	Created  time.Time
-	// Suspended says that an evicted gateway made the user, or set its role or password, unknown to the others: it is
-	// none until a member gives it a password.
+	// Suspended says that an evicted gateway, or one whose admission does not stand, made the user, or set its role or
+	// password, unknown to the others: it is none until a member gives it a password.
 	Suspended bool
 	// Stale says that the password is older than the newest eviction: the evicted gateway knows what says whether it
 	// is right.
@@ -83,14 +83,17 @@ func (s *Store) SetPassword(ctx context.Context, name, verifier string) error {
 	})
 }
 
-// confirm writes a field again, as it is, if an evicted gateway wrote it unknown to the others.
+// confirm writes a field again, as it is, if it is void.
 func (t *tx) confirm(r ref, field string) error {
 	v, err := readVerdicts(t)
 	if err != nil {
 		return err
 	}
 	e, err := t.entity(r)
-	if err != nil || !v.beyond(e.get(field)) {
+	if err != nil {
+		return err
+	}
+	if void, err := v.void(t, e.get(field)); err != nil || !void {
 		return err
 	}
 	return t.put(r, field, e.value(field))
@@ -129,7 +132,7 @@ func (s *Store) User(name string) (u User, err error) {
 			err = fmt.Errorf("user %q: %w", name, ErrNotFound)
 		}
 		if err == nil {
-			u = v.user(name, e)
+			u, err = v.user(snapshot{txn}, name, e)
 		}
 		return err
 	})
@@ -140,26 +143,34 @@ func (s *Store) User(name string) (u User, err error) {
 func (s *Store) Users() (all []User, err error) {
 	err = s.judge(func(txn *badger.Txn, v *verdicts) error {
 		return eachOf(txn, kindUser, func(id []byte, e *entity) error {
-			if e.alive() {
-				all = append(all, v.user(string(id), e))
+			if !e.alive() {
+				return nil
 			}
-			return nil
+			u, err := v.user(snapshot{txn}, string(id), e)
+			all = append(all, u)
+			return err
 		})
 	})
 	slices.SortFunc(all, func(a, b User) int { return strings.Compare(a.Name, b.Name) })
 	return all, err
 }
 
-func (v *verdicts) user(name string, e *entity) User {
+func (v *verdicts) user(s source, name string, e *entity) (User, error) {
 	u := User{
 		Name: name, Role: string(e.value(fieldRole)), Verifier: string(e.value(fieldPassword)),
-		Created:   parseTime(string(e.value(fieldCreated))),
-		Suspended: v.beyond(e.get(fieldRole)) || v.beyond(e.get(fieldPassword)),
+		Created: parseTime(string(e.value(fieldCreated))),
+	}
+	for _, field := range []string{fieldRole, fieldPassword} {
+		void, err := v.void(s, e.get(field))
+		if err != nil {
+			return u, err
+		}
+		u.Suspended = u.Suspended || void
 	}
 	if c := e.get(fieldPassword); c != nil && !u.Suspended {
 		for _, x := range v.of {
 			u.Stale = u.Stale || c.stamp.compare(x.at) < 0
 		}
 	}
-	return u
+	return u, nil
 }

@@ -41,8 +41,8 @@ func (s *Store) judge(fn func(txn *badger.Txn, v *verdicts) error) error {
 	})
 }
 
-// readVerdicts decides which evictions count: in the order of their stamps all but those that their writer, evicted
-// itself by one before, wrote beyond what was known of it. So who is evicted evicts nobody in return.
+// readVerdicts decides which evictions count: in the order of their stamps all but those that are void by the ones
+// before. So who is evicted evicts nobody in return, nor does whoever it brought along.
 func readVerdicts(s source) (verdicts, error) {
 	v := verdicts{of: map[Node]Eviction{}}
 	type written struct {
@@ -68,9 +68,16 @@ func readVerdicts(s source) (verdicts, error) {
 		}
 		return nil
 	})
+	if err != nil {
+		return v, err
+	}
 	slices.SortFunc(all, func(a, b written) int { return a.at.compare(b.at) })
 	for _, x := range all {
-		if v.beyond(x.c) {
+		void, err := v.void(s, x.c)
+		if err != nil {
+			return v, err
+		}
+		if void {
 			continue
 		}
 		first, again := v.of[x.Node]
@@ -82,7 +89,7 @@ func readVerdicts(s source) (verdicts, error) {
 	}
 	slices.Sort(prints)
 	v.prints = prints
-	return v, err
+	return v, nil
 }
 
 // with adds what another that evicted the same gateway knew.
@@ -125,6 +132,20 @@ func (v *verdicts) beyond(c *cell) bool {
 	return evicted && x.beyond(c)
 }
 
+// void reports whether a cell says nothing of members, keys and passwords: an evicted gateway wrote it beyond what was
+// known of it, or one whose own admission does not stand, be it that it has left since. nil is no cell.
+func (v *verdicts) void(s source, c *cell) (bool, error) {
+	if c == nil || len(v.of) == 0 {
+		return false, nil
+	}
+	by := c.stamp.author.node()
+	if _, evicted := v.of[by]; evicted {
+		return v.beyond(c), nil
+	}
+	_, stands, err := v.admission(s, by)
+	return !stands, err
+}
+
 // departed reports whether a gateway was a member and is none any more.
 func (v *verdicts) departed(s source, n Node) (bool, error) {
 	if _, evicted := v.of[n]; evicted {
@@ -136,13 +157,18 @@ func (v *verdicts) departed(s source, n Node) (bool, error) {
 
 // standing returns the admission of a gateway and whether it stands. Of one that was evicted or left, or of none,
 // nothing is returned.
-//
-// It stands if whoever wrote it may have: a gateway that was evicted, up to what was known of it; one whose own
-// admission stands; and itself, if all who evicted anybody knew of that, or it of the evictions.
 func (v *verdicts) standing(s source, n Node) (Admission, bool, error) {
 	if gone, err := v.departed(s, n); err != nil || gone {
 		return Admission{}, false, err
 	}
+	return v.admission(s, n)
+}
+
+// admission returns the admission of a gateway, be it that it ended, and whether it stood.
+//
+// It does if whoever wrote it may have: a gateway that was evicted, up to what was known of it; one whose own
+// admission stands; and itself, if all who evicted anybody knew of that, or it of the evictions.
+func (v *verdicts) admission(s source, n Node) (Admission, bool, error) {
 	var first Admission
 	for seen := map[Node]bool{}; !seen[n]; {
 		seen[n] = true
