@@ -262,6 +262,23 @@ func TestBroughtAlong(t *testing.T) {
 	admittedAt(t, map[int]bool{0: false, 1: true, 2: false, 3: true, 7: true}, three...)
 }
 
+// Two who admitted each other are no members by that.
+func TestAdmittedByEachOther(t *testing.T) {
+	c := newCrew(t, 3)
+	ctx := context.Background()
+	a, b, e := c.all[0], c.all[1], c.all[2]
+	check(t, a.Evict(ctx, memberNode(2)))
+	check(t, e.Admit(ctx, memberAdmission(7)))
+	check(t, e.Admit(ctx, memberAdmission(8)))
+	x, y := open(t, Config{Node: memberNode(7), Now: c.clock.now}), open(t, Config{Node: memberNode(8), Now: c.clock.now})
+	converge(t, e, x, y)
+	check(t, x.Admit(ctx, memberAdmission(8)))
+	check(t, y.Admit(ctx, memberAdmission(7)))
+	converge(t, b, e, x, y)
+	converge(t, a, b)
+	admittedAt(t, map[int]bool{0: true, 1: true, 2: false, 7: false, 8: false}, a, b)
+}
+
 // Members that evicted before they were evicted themselves are heeded.
 func TestEvictionsBeforeOnesOwn(t *testing.T) {
 	c := newCrew(t, 4)

@@ -167,7 +167,8 @@ func (v *verdicts) standing(s source, n Node) (Admission, bool, error) {
 // admission returns the admission of a gateway, be it that it ended, and whether it stood.
 //
 // It does if whoever wrote it may have: a gateway that was evicted, up to what was known of it; one whose own
-// admission stands; and itself, if all who evicted anybody knew of that, or it of the evictions.
+// admission stands; and itself, if all who evicted anybody knew of that, or it of the evictions. Members that go back
+// to none of these admitted each other.
 func (v *verdicts) admission(s source, n Node) (Admission, bool, error) {
 	var first Admission
 	for seen := map[Node]bool{}; !seen[n]; {
@@ -196,7 +197,7 @@ func (v *verdicts) admission(s source, n Node) (Admission, bool, error) {
 		}
 		n = by
 	}
-	return first, true, nil
+	return first, len(v.of) == 0, nil
 }
 
 // known reports whether all who evicted anybody knew that a gateway had admitted itself, or it knew of the evictions.
