@@ -131,13 +131,20 @@
 //
 // An eviction is for good, and says up to where the writes of the evicted one were known. What others took from it
 // without knowing stays, for what that overwrote is gone, and is listed. An admission, an eviction, a key or a
-// password among that counts nowhere until another gateway writes it again, nor does what whoever it admitted among
-// that, or admitted itself, wrote ever, until a member admits them: then all of it does. Each who evicts has a field of its own,
-// which is taken from nobody else; they are weighed in the order of their stamps, so that who is evicted evicts nobody
-// in return. An admission stands if whoever wrote it may have, up to the gateway that admitted itself: all who
-// evict say who had, and one that does later, out of a backup, names the evictions that it knew. Cells are not signed:
-// a member can write in another's name as long as it is one. So nothing may be taken from an evicted one itself,
-// and nothing be told to it, which is for those to see to who carry the bytes.
+// password among that counts nowhere until another gateway writes it again. Nor does what a gateway ever wrote whose
+// own admission does not stand; it begins to count when a member admits that gateway. An admission stands if whoever
+// wrote it may have, up to the gateway that admitted itself: all who evict say who had, and one that does later, out of
+// a backup, names the evictions that it knew.
+//
+// Each who evicts has a field of its own, which is taken from nobody else; they are weighed in the order of their
+// stamps, so that who is evicted evicts nobody in return, as far as the clocks are right. Of two that evicted each other
+// on two sides of a split that one stays whose eviction has the earlier stamp: a slow clock may win, and one that is set
+// back on purpose does. Nothing else in the store tells the two apart that could not be chosen as well; who was
+// admitted first does not, for the first gateway could then be evicted by nobody. The other is a member no more, also
+// when the one that stayed is evicted later: it is reset and joins anew.
+//
+// Cells are not signed: a member can write in another's name as long as it is one. So nothing may be taken from an
+// evicted one itself, and nothing be told to it, which is for those to see to who carry the bytes.
 //
 // # What should not happen
 //

@@ -213,6 +213,28 @@ func TestRevenge(t *testing.T) {
 	}
 }
 
+// Of two that evict each other the one stays whose clock said that it was first, everywhere; the other does not come back
+// when that one is evicted later.
+func TestRevengeBySlowClock(t *testing.T) {
+	c := newCrew(t, 3)
+	ctx := context.Background()
+	a, b := c.all[0], c.all[1]
+	e := open(t, Config{Node: memberNode(7), Now: func() time.Time { return c.clock.now().Add(-30 * time.Second) }})
+	check(t, a.Admit(ctx, memberAdmission(7)))
+	c.clock.move(time.Minute)
+	converge(t, e, a, b, c.all[2])
+	check(t, a.Evict(ctx, memberNode(7)))
+	c.clock.move(20 * time.Second)
+	check(t, e.Evict(ctx, memberNode(0)))
+	converge(t, b, e)
+	three := []*Store{a, b, c.all[2]}
+	converge(t, three...)
+	admittedAt(t, map[int]bool{0: false, 1: true, 2: true, 7: true}, three...)
+	check(t, b.Evict(ctx, memberNode(7)))
+	converge(t, three...)
+	admittedAt(t, map[int]bool{0: false, 1: true, 2: true, 7: false}, three...)
+}
+
 // Whoever an evicted gateway brought along evicts nobody, admits nobody, makes no keys and no users, and does not have
 // what brought it along count by evicting that gateway itself; nor once it has left. All of it counts when a member
 // admits it.
