@@ -137,9 +137,9 @@
 // a backup, names the evictions that it knew.
 //
 // Each who evicts has a field of its own, which is taken from nobody else; they are weighed in the order of their
-// stamps, so that who is evicted evicts nobody in return, as far as the clocks are right. Of two that evicted each other
-// on two sides of a split that one stays whose eviction has the earlier stamp: a slow clock may win, and one that is set
-// back on purpose does. Nothing else in the store tells the two apart that could not be chosen as well; who was
+// stamps, so that who is evicted evicts nobody in return, as far as the clocks are right. Of two that evicted each
+// other on two sides of a split that one stays whose eviction has the earlier stamp: a slow clock may win, and one that
+// is set back on purpose does. Nothing else in the store tells the two apart that could not be chosen as well; who was
 // admitted first does not, for the first gateway could then be evicted by nobody. The other is a member no more, also
 // when the one that stayed is evicted later: it is reset and joins anew.
 //

@@ -69,10 +69,18 @@ func evictionOf(n Node, c *cell) (v Eviction, ok bool) {
 	return v, true
 }
 
-// foreign reports whether a cell is of a field that another gateway has for itself.
+// foreign reports whether a cell is of a field that another gateway has for itself, or gives an admission another life,
+// which would end what others wrote of it: it has none.
 func (r *record) foreign() bool {
-	by, ok := strings.CutPrefix(r.cell.field, fieldEvicted)
-	return ok && r.ref.kind() == kindAdmission && by != r.cell.stamp.author.node().String()
+	if r.ref.kind() != kindAdmission {
+		return false
+	}
+	by := r.cell.stamp.author.node()
+	if r.cell.field == fieldLeft {
+		return r.cell.life > 0 || string(r.ref.id()) != string(by[:])
+	}
+	of, ok := strings.CutPrefix(r.cell.field, fieldEvicted)
+	return r.cell.life > 0 || ok && of != by.String()
 }
 
 // beyond reports whether a write of the evicted one was not known when it was evicted.

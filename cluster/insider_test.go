@@ -301,6 +301,37 @@ func TestAdmittedByEachOther(t *testing.T) {
 	admittedAt(t, map[int]bool{0: true, 1: true, 2: false, 7: false, 8: false}, a, b)
 }
 
+// An insider cannot end an eviction with another life of the admission, nor say of others that they have left.
+func TestLifeOfAnAdmission(t *testing.T) {
+	c := newCrew(t, 4)
+	ctx := context.Background()
+	a, b, e := c.all[0], c.all[1], c.all[2]
+	check(t, a.Evict(ctx, memberNode(2)))
+	c.clock.move(time.Second)
+	check(t, e.update(ctx, func(t *tx) error {
+		for _, n := range []int{0, 1} {
+			if err := t.write(admissionRef(memberNode(n)), cell{field: fieldLeft, rank: 1}); err != nil {
+				return err
+			}
+		}
+		for _, n := range []int{2, 3} {
+			if err := t.write(admissionRef(memberNode(n)), cell{life: 2}); err != nil {
+				return err
+			}
+		}
+		return t.put(admissionRef(memberNode(3)), fieldAdmission, nil)
+	}))
+	pull(t, storeState{b}, storeState{e})
+	three := []*Store{a, b, c.all[3]}
+	converge(t, three...)
+	admittedAt(t, map[int]bool{0: true, 1: true, 2: false, 3: true}, three...)
+	for i, s := range three {
+		if _, ok, err := s.Evicted(memberNode(2)); err != nil || !ok {
+			t.Errorf("at %d: evicted %v, %v", i, ok, err)
+		}
+	}
+}
+
 // Members that evicted before they were evicted themselves are heeded.
 func TestEvictionsBeforeOnesOwn(t *testing.T) {
 	c := newCrew(t, 4)
