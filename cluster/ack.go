@@ -133,9 +133,6 @@ func (s *Store) noteNode(r ref) {
 		s.nodes[Node(r.id())] = struct{}{}
 		s.due, s.unread = true, true
 	}
-	if r.kind() == kindAdmission {
-		s.epoch.Add(1)
-	}
 }
 
 // members reads who is admitted, and what they said. t may hold newer acknowledgements than what is committed.

@@ -51,6 +51,7 @@ var (
 	metaConflicts = []byte("mconflicts")
 	metaMarkers   = []byte("mmarkers") // the list of markers is made
 	metaForeign   = []byte("mforeign") // the cells came from a backup, see whole.go
+	metaEpoch     = []byte("mepoch")   // raised with each change of an admission
 )
 
 func entityKey(r ref) []byte { return append([]byte{atEntity}, r...) }
@@ -341,6 +342,9 @@ func (t *tx) write(r ref, c cell) error {
 func (t *tx) finish() error {
 	for _, r := range slices.Sorted(maps.Keys(t.refs)) {
 		if err := t.store(r); err != nil {
+			return err
+		}
+		if err := t.raiseEpoch(r); err != nil {
 			return err
 		}
 		if err := t.keepHeld(r); err != nil {
