@@ -3,6 +3,9 @@ package cluster
 import (
 	"context"
 	"testing"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
 )
 
 // Whoever reads a commit reads what follows from the evictions in it, be it that the committer has not taken it in yet.
@@ -45,4 +48,31 @@ func TestVerdictsOfWhatIsRead(t *testing.T) {
 	admittedAt(t, map[int]bool{0: true, 1: false}, s)
 	check(t, s.Close())
 	check(t, <-ran)
+}
+
+// Who was evicted by one whose evictions do not count is a member to collection as well: it is waited for, and nobody
+// calls it absent.
+func TestCollectionHeedsWhatCounts(t *testing.T) {
+	c := newCrew(t, 3)
+	a, b, e := c.all[0], c.all[1], c.all[2]
+	check(t, b.Evict(t.Context(), memberNode(2)))
+	c.clock.move(time.Second)
+	check(t, e.Evict(t.Context(), memberNode(0)))
+	pull(t, storeState{a}, storeState{e})
+	converge(t, a, b)
+	admittedAt(t, map[int]bool{0: true, 1: true, 2: false}, a, b)
+	add(t, b, "laptop", testKey(0))
+	converge(t, a, b)
+	c.remove(b, 0)
+	check(t, b.Collect(t.Context(), DefaultHorizon)) // a has not acknowledged it
+	check(t, b.view(func(txn *badger.Txn) error {
+		all, err := b.members(newTx(snapshot{txn}, nil, *b.author.Load()))
+		if o, absent := all[memberNode(1)].absent(memberNode(0)); absent {
+			t.Errorf("called absent: %v", o)
+		}
+		if _, absent := all[memberNode(1)].absent(memberNode(2)); !absent {
+			t.Error("the evicted one is waited for")
+		}
+		return err
+	}))
 }
