@@ -329,7 +329,7 @@ func (t *tx) write(r ref, c cell) error {
 	if c, err = c.seal(); err != nil {
 		return err
 	}
-	if n := e.size() + len(c.raw); n > maxEntity {
+	if n := e.size() + len(c.raw); n > maxEntity && !c.evicts(r) { // nobody fills his own admission so as to stay
 		return fmt.Errorf("%s of %d bytes: %w: it may have %d", r.kind(), n, ErrTooLarge, maxEntity)
 	}
 	if t.size += len(r) + len(c.raw) + recordOverhead; t.size > maxOp {
