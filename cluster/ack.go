@@ -21,7 +21,7 @@ type ack struct {
 	have    vector // it holds all up to here, or what supersedes it
 	without []absence
 	lapsed  []absence // still counted, but in need of a whole delta
-	evicted bool
+	gone    bool      // it was evicted, or has left
 }
 
 // absence is a member that need not have what is deleted: it was evicted, or was away for longer than the horizon. It
@@ -133,9 +133,6 @@ func (s *Store) noteNode(r ref) {
 		s.nodes[Node(r.id())] = struct{}{}
 		s.due, s.unread = true, true
 	}
-	if r.kind() == kindAdmission {
-		s.epoch.Add(1)
-	}
 }
 
 // members reads who is admitted, and what they said. t may hold newer acknowledgements than what is committed.
@@ -146,6 +143,10 @@ func (s *Store) members(t *tx) (members, error) {
 			nodes[Node(r.id())] = struct{}{}
 		}
 	}
+	v, err := readVerdicts(t)
+	if err != nil {
+		return nil, err
+	}
 	all := members{}
 	for n := range nodes {
 		e, err := t.entity(admissionRef(n))
@@ -155,12 +156,15 @@ func (s *Store) members(t *tx) (members, error) {
 		if _, ok := admissionOf(n[:], e); !ok {
 			continue
 		}
-		gone := e.departed()
+		gone, err := v.departed(t, n)
+		if err != nil {
+			return nil, err
+		}
 		if e, err = t.entity(haveRef(n)); err != nil {
 			return nil, err
 		}
 		a := ackOf(e)
-		a.evicted = gone
+		a.gone = gone
 		all[n] = a
 	}
 	return all, nil
@@ -195,7 +199,7 @@ func (s *Store) acknowledgeLapse(t *tx, anew map[Node]struct{}, horizon time.Dur
 		}
 		wanted = wanted || !m.covered(own.have)
 		for _, n := range counted {
-			late := all[n].evicted || m.cells[0].stamp.time < old
+			late := all[n].gone || m.cells[0].stamp.time < old
 			if n != s.node && late && !m.covered(all[n].have) {
 				out[n], wanted = absence{node: n}, true
 			}

@@ -92,9 +92,6 @@ func (e *entity) evicted() bool {
 	return slices.ContainsFunc(e.cells, func(c cell) bool { return strings.HasPrefix(c.field, fieldEvicted) })
 }
 
-// departed reports whether an admission ended, be it by an eviction or by the gateway's own word.
-func (e *entity) departed() bool { return e.evicted() || e.get(fieldLeft) != nil }
-
 // Departed reports whether a gateway was a member and is none any more.
 func (s *Store) Departed(n Node) (yes bool, err error) {
 	err = s.judge(func(txn *badger.Txn, v *verdicts) (err error) {

@@ -225,7 +225,7 @@ func contents(t testing.TB, s *Store) map[string][]byte {
 			if err != nil {
 				return err
 			}
-			local := [][]byte{metaCeiling, metaDisk, metaForeign, metaAudit}
+			local := [][]byte{metaCeiling, metaDisk, metaForeign, metaAudit, metaEpoch}
 			if k[0] == atHead || k[0] == atHeld || slices.ContainsFunc(local, func(m []byte) bool { return bytes.Equal(k, m) }) {
 				continue
 			}

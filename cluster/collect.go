@@ -196,7 +196,7 @@ func (s *Store) agreed() (cut vector, err error) {
 			return err
 		}
 		for _, n := range all.counted() {
-			if a := all[n]; a.seq > 0 && s.heads[a.author].seq < a.seq && !a.evicted {
+			if a := all[n]; a.seq > 0 && s.heads[a.author].seq < a.seq && !a.gone {
 				return nil
 			}
 		}

@@ -83,6 +83,11 @@ func (r *record) foreign() bool {
 	return r.cell.life > 0 || ok && of != by.String()
 }
 
+// evicts reports whether a cell at a place is an eviction.
+func (c *cell) evicts(r ref) bool {
+	return r.kind() == kindAdmission && strings.HasPrefix(c.field, fieldEvicted)
+}
+
 // beyond reports whether a write of the evicted one was not known when it was evicted.
 func (v *Eviction) beyond(c *cell) bool { return c.seq > v.cut[c.stamp.author] }
 
@@ -97,8 +102,11 @@ func (s *Store) Evict(ctx context.Context, n Node) error {
 
 // Expel is Evict, and with it, in one transaction, a new key of each kind: the cluster keys of before hold no more, the
 // gossip keys go when all that are present have the new one.
+//
+// The secrets of those that hold no more are overwritten after that: there may be more than a transaction can hold.
 func (s *Store) Expel(ctx context.Context, n Node) error {
-	return s.update(ctx, func(t *tx) error {
+	var ended []RingKey
+	err := s.update(ctx, func(t *tx) error {
 		anew, err := s.evict(t, n)
 		if err != nil || !anew {
 			return err
@@ -111,9 +119,13 @@ func (s *Store) Expel(ctx context.Context, n Node) error {
 		if err != nil || len(r.Keys)+len(r.Former) == 0 {
 			return err
 		}
-		_, err = s.renewKeys(t, &v, &r, KeyKinds...)
+		_, ended, err = s.renewKeys(t, &v, &r, KeyKinds...)
 		return err
 	})
+	if err == nil {
+		s.endKeys(ctx, ended)
+	}
+	return err
 }
 
 // evict reports whether the gateway was none before.
@@ -132,15 +144,9 @@ func (s *Store) evict(t *tx, n Node) (anew bool, err error) {
 	if _, evicted := v.of[n]; evicted {
 		return false, nil
 	}
-	cut := vector{}
-	for a := range s.heads {
-		h, err := t.head(a)
-		if err != nil {
-			return false, err
-		}
-		if a.node() == n && h.seq > 0 {
-			cut[a] = h.seq
-		}
+	cut, err := s.cutOf(t, n)
+	if err != nil {
+		return false, err
 	}
 	w := wireEviction{At: s.clock.now().UnixMilli(), Cut: cut.wire(0), Own: [][]byte{}}
 	err = v.each(t, func(a Admission, stands bool) {
@@ -156,6 +162,31 @@ func (s *Store) evict(t *tx, n Node) (anew bool, err error) {
 		return false, fmt.Errorf("encode eviction: %w", err)
 	}
 	return true, t.put(admissionRef(n), fieldEvicted+s.node.String(), value)
+}
+
+// cutOf returns up to where a gateway's writes are known. It leaves out the incarnations of which nothing stands; of more
+// than a vector may name those of which most stands are in it.
+func (s *Store) cutOf(t *tx, n Node) (vector, error) {
+	heads := map[author]head{}
+	for a := range s.heads {
+		h, err := t.head(a)
+		if err != nil {
+			return nil, err
+		}
+		if a.node() == n && h.cells > 0 {
+			heads[a] = h
+		}
+	}
+	all := slices.SortedFunc(maps.Keys(heads), func(a, b author) int {
+		return cmp.Or(cmp.Compare(heads[b].cells, heads[a].cells), compareAuthors(a, b))
+	})
+	cut := vector{}
+	for _, a := range all[:min(len(all), maxAuthors)] {
+		if h := heads[a]; h.seq > 0 {
+			cut[a] = h.seq
+		}
+	}
+	return cut, nil
 }
 
 // Evicted returns the eviction of a gateway and whether there is one.

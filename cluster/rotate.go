@@ -4,7 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 )
+
+// maxEnded is how many keys are ended in one transaction.
+const maxEnded = 100
 
 // RotateKey makes a new key of a kind, which is to take the place of all that there are. Urgent and behind are as in
 // [RingKey]. It returns a *LimitError if too many hold already.
@@ -36,6 +40,7 @@ func (s *Store) RotateKey(ctx context.Context, kind KeyKind, urgent bool, behind
 // RenewKeys makes new keys of the kinds of which none was made by a member that knew of all evictions, as when two
 // sides of a split evicted one each. It returns those that it made.
 func (s *Store) RenewKeys(ctx context.Context) (made []RingKey, err error) {
+	var ended []RingKey
 	err = s.update(ctx, func(t *tx) error {
 		v, err := readVerdicts(t)
 		if err != nil {
@@ -45,31 +50,39 @@ func (s *Store) RenewKeys(ctx context.Context) (made []RingKey, err error) {
 		if err != nil {
 			return err
 		}
-		made, err = s.renewKeys(t, &v, &r, r.Uncovered()...)
+		made, ended, err = s.renewKeys(t, &v, &r, r.Uncovered()...)
 		return err
 	})
+	if err == nil {
+		s.endKeys(ctx, ended)
+	}
 	return made, err
 }
 
-// renewKeys makes keys that are in a hurry, and ends the cluster keys of before if that kind is among them.
-func (s *Store) renewKeys(t *tx, v *verdicts, r *Ring, kinds ...KeyKind) (made []RingKey, err error) {
+// renewKeys makes keys that are in a hurry. It returns those that hold no more by that, and by what was before: the
+// cluster keys if that kind is among them.
+func (s *Store) renewKeys(t *tx, v *verdicts, r *Ring, kinds ...KeyKind) (made, ended []RingKey, err error) {
 	for _, kind := range kinds {
 		k, err := s.newKey(v, r, kind, true)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := t.addKey(&k); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		made = append(made, k)
-		if kind != JoinKey {
-			continue
-		}
-		if err := t.removeKeys(r.Of(kind)); err != nil {
-			return nil, err
+		if kind == JoinKey {
+			ended = append(ended, r.Of(kind)...)
 		}
 	}
-	return made, t.removeKeys(r.Spent)
+	return made, append(ended, r.Spent...), nil
+}
+
+// endKeys takes the secrets away of keys that hold no more. Those that it cannot stay among those that are spent.
+func (s *Store) endKeys(ctx context.Context, keys []RingKey) {
+	if err := s.RemoveKeys(ctx, keys...); err != nil {
+		s.log.Warn("secrets stand of keys that hold no more", "err", err)
+	}
 }
 
 // newKey draws a key that is newer than all of a ring.
@@ -125,12 +138,14 @@ func (t *tx) leaveBehind(id KeyID, members []Node) error {
 	return nil
 }
 
-// RemoveKeys ends keys, for good. One that does not hold any more is left alone.
+// RemoveKeys ends keys, for good, in as many transactions as it takes. One that does not hold any more is left alone.
 func (s *Store) RemoveKeys(ctx context.Context, keys ...RingKey) error {
-	if len(keys) == 0 {
-		return nil
+	for some := range slices.Chunk(keys, maxEnded) {
+		if err := s.update(ctx, func(t *tx) error { return t.removeKeys(some) }); err != nil {
+			return err
+		}
 	}
-	return s.update(ctx, func(t *tx) error { return t.removeKeys(keys) })
+	return nil
 }
 
 func (t *tx) removeKeys(keys []RingKey) error {

@@ -72,7 +72,6 @@ type Store struct {
 	volume *volume
 	seal   atomic.Pointer[SealedError] // nil: changes are taken
 
-	epoch  atomic.Uint64 // raised after each change of an admission
 	judged atomic.Pointer[judged]
 
 	mu          sync.Mutex // guards subscribers

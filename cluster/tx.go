@@ -51,6 +51,7 @@ var (
 	metaConflicts = []byte("mconflicts")
 	metaMarkers   = []byte("mmarkers") // the list of markers is made
 	metaForeign   = []byte("mforeign") // the cells came from a backup, see whole.go
+	metaEpoch     = []byte("mepoch")   // raised with each change of an admission
 )
 
 func entityKey(r ref) []byte { return append([]byte{atEntity}, r...) }
@@ -328,7 +329,7 @@ func (t *tx) write(r ref, c cell) error {
 	if c, err = c.seal(); err != nil {
 		return err
 	}
-	if n := e.size() + len(c.raw); n > maxEntity {
+	if n := e.size() + len(c.raw); n > maxEntity && !c.evicts(r) { // nobody fills his own admission so as to stay
 		return fmt.Errorf("%s of %d bytes: %w: it may have %d", r.kind(), n, ErrTooLarge, maxEntity)
 	}
 	if t.size += len(r) + len(c.raw) + recordOverhead; t.size > maxOp {
@@ -341,6 +342,9 @@ func (t *tx) write(r ref, c cell) error {
 func (t *tx) finish() error {
 	for _, r := range slices.Sorted(maps.Keys(t.refs)) {
 		if err := t.store(r); err != nil {
+			return err
+		}
+		if err := t.raiseEpoch(r); err != nil {
 			return err
 		}
 		if err := t.keepHeld(r); err != nil {

@@ -18,7 +18,7 @@ type verdicts struct {
 	prints []uint64
 }
 
-// judged is verdicts of a state at least as new as an epoch.
+// judged is the verdicts of the states of an epoch.
 type judged struct {
 	epoch uint64
 	verdicts
@@ -26,8 +26,11 @@ type judged struct {
 
 // judge reads one committed state, of which the verdicts are known.
 func (s *Store) judge(fn func(txn *badger.Txn, v *verdicts) error) error {
-	epoch := s.epoch.Load()
 	return s.view(func(txn *badger.Txn) error {
+		epoch, err := readNumber(snapshot{txn}, metaEpoch)
+		if err != nil {
+			return err
+		}
 		j := s.judged.Load()
 		if j == nil || j.epoch != epoch {
 			v, err := readVerdicts(snapshot{txn})
@@ -39,6 +42,17 @@ func (s *Store) judge(fn func(txn *badger.Txn, v *verdicts) error) error {
 		}
 		return fn(txn, &j.verdicts)
 	})
+}
+
+// raiseEpoch has the verdicts read again that are of the state before a change. It is raised in that state itself, so
+// that nobody reads the change and goes by what was before it.
+func (t *tx) raiseEpoch(r ref) error {
+	if r.kind() != kindAdmission {
+		return nil
+	}
+	n, err := readNumber(t, metaEpoch)
+	t.setNumber(metaEpoch, n+1)
+	return err
 }
 
 // readVerdicts decides which evictions count: in the order of their stamps all but those that are void by the ones
