@@ -141,7 +141,7 @@ func TestResetNotesExcludeEachOther(t *testing.T) {
 	defer store.Close()
 	n := &Node{cfg: Config{Data: dir}, store: store}
 	lay(t, dir, map[string]string{"before/store/1": "of a reset in the same second"})
-	saved, err := n.noteReset(resetNote{Saved: "before", Seed: "first"})
+	saved, err := n.noteReset(resetNote{Saved: "before", Seed: "first"}, nil)
 	if err != nil || saved != filepath.Join(dir, "before-2") {
 		t.Errorf("%s, %v", saved, err)
 	}
@@ -149,7 +149,7 @@ func TestResetNotesExcludeEachOther(t *testing.T) {
 		t.Error("changes are taken on")
 	}
 	var busy *api.Error
-	if _, err := n.noteReset(resetNote{Saved: "before", Seed: "second"}); !errors.As(err, &busy) ||
+	if _, err := n.noteReset(resetNote{Saved: "before", Seed: "second"}, nil); !errors.As(err, &busy) ||
 		busy.Code != api.Unavailable {
 		t.Errorf("a second note: %v", err)
 	}
@@ -159,7 +159,7 @@ func TestResetNotesExcludeEachOther(t *testing.T) {
 	// What another process has left is not overwritten either, and then changes are taken on.
 	m := &Node{cfg: Config{Data: dir}, store: store}
 	store.Unseal(leaving)
-	if _, err := m.noteReset(resetNote{Saved: "other", Seed: "third"}); err == nil || m.resets.Load() ||
+	if _, err := m.noteReset(resetNote{Saved: "other", Seed: "third"}, nil); err == nil || m.resets.Load() ||
 		store.Refusal() != nil {
 		t.Errorf("over a note: %v, %v", err, store.Refusal())
 	}
