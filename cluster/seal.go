@@ -25,6 +25,9 @@ func (s *Store) Seal(e *SealedError) { s.seal.CompareAndSwap(nil, e) }
 // of this gateway changes then but by Leave. It blocks for as long as a write does, and fails as one does.
 func (s *Store) Settle(ctx context.Context) error { return s.submit(ctx, newRequest(nil)) }
 
+// Reseal is Seal also if the store is sealed already: e takes the place of what it is sealed with.
+func (s *Store) Reseal(e *SealedError) { s.seal.Store(e) }
+
 // Unseal has changes taken again if e is what they are refused with.
 func (s *Store) Unseal(e *SealedError) { s.seal.CompareAndSwap(e, nil) }
 

@@ -48,3 +48,21 @@ func TestSealedStoreSettles(t *testing.T) {
 		s.Unseal(sealed)
 	}
 }
+
+// Who seals anew takes the other's place, whose word does not open the store then.
+func TestReseal(t *testing.T) {
+	s := replica(t, 0)
+	first, second := &SealedError{Reason: "first"}, &SealedError{Reason: "second"}
+	s.Seal(first)
+	s.Seal(second)
+	if s.Refusal() != error(first) {
+		t.Errorf("sealed twice: %v", s.Refusal())
+	}
+	s.Reseal(second)
+	s.Unseal(first)
+	if s.Refusal() != error(second) {
+		t.Errorf("sealed anew: %v", s.Refusal())
+	}
+	s.Unseal(second)
+	check(t, s.Refusal())
+}

@@ -67,8 +67,7 @@ func (n *Node) noteReset(r resetNote, check func() error) (saved string, err err
 	if !r.Back {
 		r.Saved = unused(n.cfg.Data, r.Saved)
 	}
-	n.store.Unseal(expelled)
-	n.store.Seal(leaving)
+	n.store.Reseal(leaving) // in place of expelled, which comes and goes meanwhile
 	if check != nil {
 		err = check()
 	}

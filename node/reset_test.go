@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"gatemesh/cluster"
@@ -162,5 +164,33 @@ func TestResetNotesExcludeEachOther(t *testing.T) {
 	if _, err := m.noteReset(resetNote{Saved: "other", Seed: "third"}, nil); err == nil || m.resets.Load() ||
 		store.Refusal() != nil {
 		t.Errorf("over a note: %v, %v", err, store.Refusal())
+	}
+}
+
+// What others say of a gateway's eviction meanwhile does not open a store whose reset is noted.
+func TestResetWhileEvicted(t *testing.T) {
+	store, err := cluster.Open(cluster.Config{Node: cluster.Node{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	var stop atomic.Bool
+	var g sync.WaitGroup
+	g.Go(func() {
+		for !stop.Load() {
+			store.Seal(expelled)
+		}
+	})
+	defer func() { stop.Store(true); g.Wait() }()
+	for range 100 {
+		n := &Node{cfg: Config{Data: t.TempDir()}, store: store}
+		if _, err := n.noteReset(resetNote{Saved: "before"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		store.Unseal(expelled)
+		if err := store.Refusal(); err != error(leaving) { //nolint:errorlint // it is not wrapped
+			t.Fatalf("a noted reset has changes refused with %v", err)
+		}
+		store.Unseal(leaving)
 	}
 }
