@@ -206,6 +206,9 @@ func (n *Node) exiled() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("read whether this gateway was evicted: %w", err)
+	}
 	w, err := parseExile(b)
 	if err != nil {
 		n.log.Warn("the note of an eviction cannot be read", "err", err)

@@ -3,6 +3,11 @@ package node
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -46,6 +51,26 @@ func FuzzExile(f *testing.F) {
 			t.Errorf("%d names", len(w.By))
 		}
 	})
+}
+
+// That the note cannot be read does not say that this gateway was evicted.
+func TestExileUnreadable(t *testing.T) {
+	store, err := cluster.Open(cluster.Config{Node: cluster.Node{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	n := &Node{cfg: Config{Data: t.TempDir()}, store: store, log: slog.New(slog.DiscardHandler)}
+	if err := n.exiled(); err != nil {
+		t.Errorf("without a note: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(n.cfg.Data, exileFile), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var path *fs.PathError
+	if err := n.exiled(); !errors.As(err, &path) {
+		t.Errorf("%v", err)
+	}
 }
 
 // Who is evicted has no say any more, be it that it spoke before.
