@@ -1,5 +1,7 @@
 package cluster
 
+import "context"
+
 // SealedError says that nothing is written here any more for as long as this gateway runs in its cluster. It wraps
 // ErrReadOnly.
 type SealedError struct {
@@ -18,6 +20,13 @@ func (e *SealedError) Unwrap() error { return ErrReadOnly }
 // carried out before is durable and told as ever, Leave is carried out still, and what others wrote is taken in. It
 // does not block.
 func (s *Store) Seal(e *SealedError) { s.seal.CompareAndSwap(nil, e) }
+
+// Settle returns when what was taken before it was called is durable and shown, or given up. On a sealed store nothing
+// of this gateway changes then but by Leave. It blocks for as long as a write does, and fails as one does.
+func (s *Store) Settle(ctx context.Context) error { return s.submit(ctx, newRequest(nil)) }
+
+// Reseal is Seal also if the store is sealed already: e takes the place of what it is sealed with.
+func (s *Store) Reseal(e *SealedError) { s.seal.Store(e) }
 
 // Unseal has changes taken again if e is what they are refused with.
 func (s *Store) Unseal(e *SealedError) { s.seal.CompareAndSwap(e, nil) }

@@ -44,6 +44,16 @@ type claimOffer struct {
 	By      string `cbor:"4,keyasint,omitempty"` // who offers, for people
 }
 
+// covers returns a *mesh.RefusedError if nobody has agreed to lose so many devices.
+func (o claimOffer) covers(devices int) error {
+	if devices <= o.Devices {
+		return nil
+	}
+	return &mesh.RefusedError{
+		Reason: fmt.Sprintf("it has %d devices by now, not %d", devices, o.Devices), Hint: "look again",
+	}
+}
+
 // claimAnswer is what comes of an offer.
 type claimAnswer struct {
 	Saved string `cbor:"1,keyasint"` // where it keeps what it was
@@ -162,7 +172,14 @@ func (c *claimable) Take(ctx context.Context, secret [32]byte, offer []byte) ([]
 	if err != nil {
 		return nil, err
 	}
-	saved, err := c.n.noteReset(resetNote{Saved: savedName(c.n.cfg.Now()), Seed: c.seed, Token: o.Token})
+	note := resetNote{Saved: savedName(c.n.cfg.Now()), Seed: c.seed, Token: o.Token}
+	saved, err := c.n.noteReset(note, func() error {
+		has, err := c.n.settledDevices(ctx)
+		if err != nil {
+			return err
+		}
+		return o.covers(has)
+	})
 	var busy *api.Error
 	if errors.As(err, &busy) {
 		return nil, &mesh.RefusedError{Reason: busy.Message, Hint: busy.Hint}
@@ -203,8 +220,9 @@ func (c *claimable) examine(ctx context.Context, secret [32]byte, o claimOffer) 
 	case about.Connected > 0 && !o.Force:
 		return refuse("remove it there first, or use --force: they go on without it", "%d other gateways are connected to it",
 			about.Connected)
-	case about.Devices > o.Devices:
-		return refuse("look again", "it has %d devices by now, not %d", about.Devices, o.Devices)
+	}
+	if err := o.covers(about.Devices); err != nil {
+		return JoinToken{}, err
 	}
 	if err := c.n.store.Refusal(); err != nil {
 		return refuse("make room there", "%v", err)

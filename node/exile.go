@@ -50,7 +50,7 @@ type exile struct {
 	silent atomic.Bool   // nothing leaves for devices, and none are taken over
 
 	mu   sync.Mutex                  // guards said
-	said map[cluster.Node]exileVoice // who refuses us since it was last linked
+	said map[cluster.Node]exileVoice // members that refuse us since they were last linked
 }
 
 // exileVoice is one member that refuses us.
@@ -101,6 +101,7 @@ func (n *Node) weighExile(p *parts) (final bool) {
 	members := p.mesh.Members()
 	p.exile.mu.Lock()
 	defer p.exile.mu.Unlock()
+	n.hushStrangers(p.exile.said)
 	var linked []cluster.Node
 	for _, m := range members {
 		if _, refuses := p.exile.said[cluster.Node(m.ID)]; m.Linked && !refuses {
@@ -124,6 +125,15 @@ func (n *Node) weighExile(p *parts) (final bool) {
 		p.orphans.rouse()
 	}
 	return silent && final
+}
+
+// hushStrangers removes the voices of those who are no members any more.
+func (n *Node) hushStrangers(said map[cluster.Node]exileVoice) {
+	for id := range said {
+		if _, member, err := n.store.Admitted(id); err == nil && !member {
+			delete(said, id)
+		}
+	}
 }
 
 // heedExile ends the gateway when it was evicted.
@@ -195,6 +205,9 @@ func (n *Node) exiled() error {
 	b, err := os.ReadFile(filepath.Join(n.cfg.Data, exileFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read whether this gateway was evicted: %w", err)
 	}
 	w, err := parseExile(b)
 	if err != nil {

@@ -1,6 +1,14 @@
 package node
 
 import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,4 +51,58 @@ func FuzzExile(f *testing.F) {
 			t.Errorf("%d names", len(w.By))
 		}
 	})
+}
+
+// That the note cannot be read does not say that this gateway was evicted.
+func TestExileUnreadable(t *testing.T) {
+	store, err := cluster.Open(cluster.Config{Node: cluster.Node{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	n := &Node{cfg: Config{Data: t.TempDir()}, store: store, log: slog.New(slog.DiscardHandler)}
+	if err := n.exiled(); err != nil {
+		t.Errorf("without a note: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(n.cfg.Data, exileFile), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var path *fs.PathError
+	if err := n.exiled(); !errors.As(err, &path) {
+		t.Errorf("%v", err)
+	}
+}
+
+// Who is evicted has no say any more, be it that it spoke before.
+func TestEvictedHasNoSay(t *testing.T) {
+	_, key := newSeed()
+	self := cluster.NodeOf(key.Public().(ed25519.PublicKey))
+	store, err := cluster.Open(cluster.Config{Node: self})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var g sync.WaitGroup
+	g.Go(func() { _ = store.Run(ctx) })
+	defer func() { stop(); g.Wait(); store.Close() }()
+	n := &Node{store: store, self: self}
+	var ids []cluster.Node
+	for range 3 {
+		err := store.Admit(ctx, cluster.Admission{Key: key.Public().(ed25519.PublicKey), Sponsor: self, At: time.Unix(1e9, 0)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, cluster.NodeOf(key.Public().(ed25519.PublicKey)))
+		_, key = newSeed()
+	}
+	said := map[cluster.Node]exileVoice{ids[1]: {final: true}, ids[2]: {final: true}}
+	if n.hushStrangers(said); len(said) != 2 {
+		t.Fatalf("%d members are heard", len(said))
+	}
+	if err := store.Evict(ctx, ids[2]); err != nil {
+		t.Fatal(err)
+	}
+	if n.hushStrangers(said); len(said) != 1 || !said[ids[1]].final {
+		t.Errorf("%v are heard", said)
+	}
 }

@@ -46,7 +46,7 @@ func (n *Node) ResetGateway(ctx context.Context, r api.Reset) (out api.ResetDone
 	had, _ := n.burden(p)
 	left := n.drain(ctx, p, drainPatience)
 	seed, _ := newSeed()
-	saved, err := n.noteReset(resetNote{Saved: savedName(n.cfg.Now()), Seed: seed})
+	saved, err := n.noteReset(resetNote{Saved: savedName(n.cfg.Now()), Seed: seed}, nil)
 	if err != nil {
 		p.resetting.Store(false)
 		return out, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"gatemesh/mesh"
 	"gatemesh/node"
 	"gatemesh/node/api"
 	"gatemesh/node/nodetest"
@@ -287,6 +289,48 @@ func TestTokenForAnother(t *testing.T) {
 		}
 		if tokens, err := a.ListTokens(ctx); err != nil || len(tokens) != 1 || tokens[0].Spent != 0 {
 			t.Errorf("%+v, %v", tokens, err)
+		}
+	})
+}
+
+// watched is a network that calls dials before each dial.
+type watched struct {
+	mesh.Network
+	dials func()
+}
+
+func (p watched) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	p.dials()
+	return p.Network.Dial(ctx, to)
+}
+
+// A device that is acknowledged while a claimed gateway looks whether it reaches the cluster was not agreed to be lost.
+func TestDeviceComesWhileClaimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		w := nodetest.New(t, 1)
+		a, x := w.Gateway(1, "a"), w.Gateway(2, "x")
+		a.Start()
+		w.WaitReady(15*time.Second, a)
+		var claimed, added bool
+		x.Start(func(c *node.Config) {
+			c.Key = nil
+			c.Network = watched{c.Network, func() {
+				if claimed && !added {
+					added = true
+					w.Enrol(x, "phone")
+				}
+			}}
+		})
+		w.Wait("x is ready", 10*time.Second, func() bool { return x.Ready(1) })
+		where := at(t, x)
+		claimed = true
+		if _, err := a.AddGateway(ctx, where); !refused(err, "it has 1 devices by now, not 0") || !added {
+			t.Errorf("added: %v; %v", added, err)
+		}
+		w.Enrol(x, "tablet") // changes are taken on
+		if all, err := x.ListDevices(ctx); err != nil || len(all) != 2 {
+			t.Errorf("x has %+v, %v", all, err)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
@@ -57,25 +58,47 @@ func savedName(now time.Time) string { return "before-" + now.UTC().Format("2006
 // noteReset has the next Node begin anew as the note says, once this one ends by giveUp. The note is durable when it
 // returns where it will put what the gateway was. From then on no change is taken, which nobody would have. There is
 // one note: who comes second is refused.
-func (n *Node) noteReset(r resetNote) (saved string, err error) {
+//
+// check is called once no change is taken any more; its error is returned, and nothing noted. nil: nothing is checked.
+func (n *Node) noteReset(r resetNote, check func() error) (saved string, err error) {
 	if !n.resets.CompareAndSwap(false, true) {
 		return "", api.Errorf(api.Unavailable, "wait until it has ended", "the gateway is leaving its cluster already")
 	}
 	if !r.Back {
 		r.Saved = unused(n.cfg.Data, r.Saved)
 	}
-	n.store.Unseal(expelled)
-	n.store.Seal(leaving)
+	n.store.Reseal(leaving) // in place of expelled, which comes and goes meanwhile
+	if check != nil {
+		err = check()
+	}
+	if err == nil {
+		err = n.writeReset(r)
+	}
+	if err != nil {
+		n.store.Unseal(leaving)
+		n.resets.Store(false)
+		return "", err
+	}
+	return filepath.Join(n.cfg.Data, r.Saved), nil
+}
+
+func (n *Node) writeReset(r resetNote) error {
 	b, err := json.Marshal(r)
 	if err == nil {
 		err = writeNew(filepath.Join(n.cfg.Data, resetFile), b)
 	}
 	if err != nil {
-		n.store.Unseal(leaving)
-		n.resets.Store(false)
-		return "", fmt.Errorf("note reset: %w", err)
+		return fmt.Errorf("note reset: %w", err)
 	}
-	return filepath.Join(n.cfg.Data, r.Saved), nil
+	return nil
+}
+
+// settledDevices returns how many devices there are with those whose change was taken before.
+func (n *Node) settledDevices(ctx context.Context) (int, error) {
+	if err := n.store.Settle(ctx); err != nil {
+		return 0, fmt.Errorf("count devices: %w", err)
+	}
+	return n.store.CountDevices(), nil
 }
 
 // leaving is what changes are refused with once a reset is noted.
@@ -203,7 +226,7 @@ func (n *Node) putBack(cause error) error {
 		return cause
 	}
 	n.log.Error("the cluster that claimed this gateway does not let it in; it goes back to what it was", "err", cause)
-	if _, err := n.noteReset(resetNote{Saved: saved, Back: true}); err != nil {
+	if _, err := n.noteReset(resetNote{Saved: saved, Back: true}, nil); err != nil {
 		return errors.Join(cause, err)
 	}
 	return ErrReset

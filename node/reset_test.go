@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"gatemesh/cluster"
@@ -141,7 +143,7 @@ func TestResetNotesExcludeEachOther(t *testing.T) {
 	defer store.Close()
 	n := &Node{cfg: Config{Data: dir}, store: store}
 	lay(t, dir, map[string]string{"before/store/1": "of a reset in the same second"})
-	saved, err := n.noteReset(resetNote{Saved: "before", Seed: "first"})
+	saved, err := n.noteReset(resetNote{Saved: "before", Seed: "first"}, nil)
 	if err != nil || saved != filepath.Join(dir, "before-2") {
 		t.Errorf("%s, %v", saved, err)
 	}
@@ -149,7 +151,7 @@ func TestResetNotesExcludeEachOther(t *testing.T) {
 		t.Error("changes are taken on")
 	}
 	var busy *api.Error
-	if _, err := n.noteReset(resetNote{Saved: "before", Seed: "second"}); !errors.As(err, &busy) ||
+	if _, err := n.noteReset(resetNote{Saved: "before", Seed: "second"}, nil); !errors.As(err, &busy) ||
 		busy.Code != api.Unavailable {
 		t.Errorf("a second note: %v", err)
 	}
@@ -159,8 +161,36 @@ func TestResetNotesExcludeEachOther(t *testing.T) {
 	// What another process has left is not overwritten either, and then changes are taken on.
 	m := &Node{cfg: Config{Data: dir}, store: store}
 	store.Unseal(leaving)
-	if _, err := m.noteReset(resetNote{Saved: "other", Seed: "third"}); err == nil || m.resets.Load() ||
+	if _, err := m.noteReset(resetNote{Saved: "other", Seed: "third"}, nil); err == nil || m.resets.Load() ||
 		store.Refusal() != nil {
 		t.Errorf("over a note: %v, %v", err, store.Refusal())
+	}
+}
+
+// What others say of a gateway's eviction meanwhile does not open a store whose reset is noted.
+func TestResetWhileEvicted(t *testing.T) {
+	store, err := cluster.Open(cluster.Config{Node: cluster.Node{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	var stop atomic.Bool
+	var g sync.WaitGroup
+	g.Go(func() {
+		for !stop.Load() {
+			store.Seal(expelled)
+		}
+	})
+	defer func() { stop.Store(true); g.Wait() }()
+	for range 100 {
+		n := &Node{cfg: Config{Data: t.TempDir()}, store: store}
+		if _, err := n.noteReset(resetNote{Saved: "before"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		store.Unseal(expelled)
+		if err := store.Refusal(); err != error(leaving) { //nolint:errorlint // it is not wrapped
+			t.Fatalf("a noted reset has changes refused with %v", err)
+		}
+		store.Unseal(leaving)
 	}
 }

@@ -2,14 +2,20 @@ package node_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"gatemesh/mesh"
 	"gatemesh/node"
 	"gatemesh/node/api"
 	"gatemesh/node/nodetest"
+	"gatemesh/vpn/vpntest"
 )
 
 // Two clusters with devices were begun apart with one key. When their networks
@@ -91,4 +97,62 @@ func TestYoungerTwinJoins(t *testing.T) {
 			}
 		})
 	}
+}
+
+// tail is a network that calls closed after a connection that was dialled is closed.
+type tail struct {
+	mesh.Network
+	closed func()
+}
+
+type tailConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c tailConn) Close() error {
+	defer c.closed()
+	return c.Conn.Close()
+}
+
+func (n tail) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	conn, err := n.Network.Dial(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	return tailConn{conn, n.closed}, nil
+}
+
+// A device that is acknowledged at the last moment, once the older cluster has answered, keeps the younger one.
+func TestDeviceComesBeforeTwinJoins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := nodetest.New(t, 85)
+		a, c := w.Gateway(1, "a"), w.Gateway(3, "c")
+		w.Net.Cut(addrs(c.Addr), addrs(a.Addr))
+		a.Start()
+		w.WaitReady(6*time.Second, a)
+		var met, added atomic.Bool
+		c.Start(func(cfg *node.Config) {
+			now := cfg.Now
+			cfg.Network = tail{cfg.Network, func() { met.Store(true) }}
+			cfg.Now = func() time.Time { // is asked when the note is made
+				if met.CompareAndSwap(true, false) && added.CompareAndSwap(false, true) {
+					_, public := vpntest.NewKey()
+					d := api.NewDevice{Name: "phone", PublicKey: base64.StdEncoding.EncodeToString(public[:])}
+					if _, err := c.AddDevice(context.Background(), d); err != nil {
+						t.Error(err)
+					}
+				}
+				return now()
+			}
+		})
+		w.WaitReady(6*time.Second, c)
+		w.Enrol(a, "laptop")
+		met.Store(false)
+		w.Net.Heal(addrs(c.Addr), addrs(a.Addr))
+		time.Sleep(3 * time.Minute)
+		if all, err := c.ListDevices(t.Context()); !added.Load() || err != nil || len(all) != 1 || all[0].Name != "phone" {
+			t.Errorf("added: %v; c has %+v, %v", added.Load(), all, err)
+		}
+	})
 }

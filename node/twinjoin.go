@@ -49,15 +49,23 @@ func (n *Node) joinOlder(ctx context.Context, p *parts) bool {
 		return false
 	}
 	key, err := n.clusterKey()
-	if err != nil || n.store.CountDevices() > 0 { // by now
+	if err != nil {
 		return false
 	}
 	seed, _ := newSeed()
-	saved := ""
-	if err = n.noteTwin(name); err == nil {
-		saved, err = n.noteReset(resetNote{
-			Saved: savedName(n.cfg.Now()), Seed: seed, Key: key.String(), Join: oldest.seen.From.String(),
-		})
+	note := resetNote{Saved: savedName(n.cfg.Now()), Seed: seed, Key: key.String(), Join: oldest.seen.From.String()}
+	saved, err := n.noteReset(note, func() error {
+		has, err := n.settledDevices(ctx)
+		if err == nil && has > 0 {
+			err = errDevicesCame
+		}
+		if err != nil {
+			return err
+		}
+		return n.noteTwin(name)
+	})
+	if errors.Is(err, errDevicesCame) {
+		return false
 	}
 	if err != nil {
 		n.log.Error("the older cluster with our key is not joined", "err", err)
@@ -68,6 +76,8 @@ func (n *Node) joinOlder(ctx context.Context, p *parts) bool {
 	n.giveUp()
 	return true
 }
+
+var errDevicesCame = errors.New("devices were added meanwhile")
 
 func (n *Node) lastTwin() (t twinTry, err error) {
 	b, err := os.ReadFile(filepath.Join(n.cfg.Data, twinFile))
