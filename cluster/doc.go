@@ -77,8 +77,8 @@
 // # Users
 //
 // A user is an administrator. What says whether a password is his is text to the store, never told in a
-// conflict or the audit. Two passwords given apart are a conflict; a removal stands against both. One that is older
-// than an eviction is told so: the evicted gateway has had that text.
+// conflict or the audit. Two passwords given apart are a conflict; a removal stands against both. One that was given
+// without knowing of all evictions is told so: an evicted gateway may have had that text.
 //
 // # Forgetting deletions
 //

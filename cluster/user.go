@@ -31,8 +31,8 @@ type User struct {
 	// Suspended says that an evicted gateway, or one whose admission does not stand, made the user, or set its role or
 	// password, unknown to the others: it is none until a member gives it a password.
 	Suspended bool
-	// Stale says that the password is older than the newest eviction: the evicted gateway knows what says whether it
-	// is right.
+	// Stale says that who gave the password did not know of all evictions: an evicted gateway may know what says whether
+	// it is right.
 	Stale bool
 }
 
@@ -59,10 +59,14 @@ func (s *Store) AddUser(ctx context.Context, name, role, verifier string) error 
 		if err := t.write(r, cell{life: newLife(e.life(), t.time)}); err != nil {
 			return err
 		}
+		password, err := t.passwordValue(verifier)
+		if err != nil {
+			return err
+		}
 		return cmp.Or(
 			t.put(r, fieldCreated, []byte(created)),
 			t.put(r, fieldRole, []byte(role)),
-			t.put(r, fieldPassword, []byte(verifier)),
+			t.put(r, fieldPassword, password),
 		)
 	})
 }
@@ -79,7 +83,11 @@ func (s *Store) SetPassword(ctx context.Context, name, verifier string) error {
 		if err := t.confirm(userRef(name), fieldRole); err != nil {
 			return err
 		}
-		return t.put(userRef(name), fieldPassword, []byte(verifier))
+		password, err := t.passwordValue(verifier)
+		if err != nil {
+			return err
+		}
+		return t.put(userRef(name), fieldPassword, password)
 	})
 }
 
@@ -167,10 +175,21 @@ func (v *verdicts) user(s source, name string, e *entity) (User, error) {
 		}
 		u.Suspended = u.Suspended || void
 	}
-	if c := e.get(fieldPassword); c != nil && !u.Suspended {
-		for _, x := range v.of {
-			u.Stale = u.Stale || c.stamp.compare(x.at) < 0
-		}
-	}
+	var sum string
+	u.Verifier, sum, _ = strings.Cut(u.Verifier, sumMark)
+	u.Stale = e.get(fieldPassword) != nil && !u.Suspended && sum != string(v.sum())
 	return u, nil
+}
+
+// sumMark is in the value of a password between the verifier and what names the evictions that its giver knew. Where
+// there were none, neither is there.
+const sumMark = "\x00"
+
+// passwordValue is the value of a password given now.
+func (t *tx) passwordValue(verifier string) ([]byte, error) {
+	v, err := readVerdicts(t)
+	if sum := v.sum(); sum != nil {
+		verifier += sumMark + string(sum)
+	}
+	return []byte(verifier), err
 }
