@@ -11,7 +11,7 @@ import (
 
 // What is counted once a sealed store has settled is what was acknowledged, and stays so.
 func TestSealedStoreSettles(t *testing.T) {
-	s := replica(t, 0)
+	s := withPool(t, replica(t, 0), "10.0.0.0/16")
 	sealed := &SealedError{Reason: "sealed"}
 	var taken, names atomic.Int64
 	for round := range 20 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -41,7 +42,7 @@ func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password stri
 	if slow > 0 {
 		n.strangers.Warn("log-ons are slowed: many wrong passwords came from several addresses", append(who, "by", slow)...)
 	}
-	ok, stale, err := false, false, sleep(ctx, slow)
+	ok, stale, err := false, false, n.waitTurn(ctx, user, slow)
 	if err == nil {
 		ok, stale, err = n.checkPassword(ctx, user, password)
 	}
@@ -82,6 +83,15 @@ func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password stri
 	}
 	log.Info("log-on: a token was given out")
 	return []byte(token.Secret), nil
+}
+
+// waitTurn waits as long as a log-on is slowed, and then for its turn among all that are.
+func (n *Node) waitTurn(ctx context.Context, user string, slow time.Duration) error {
+	err := sleep(ctx, slow)
+	for slow > 0 && err == nil && !n.logons.turn(user, time.Now()) {
+		err = sleep(ctx, rand.N(logonTurn))
+	}
+	return err
 }
 
 // checkPassword says whether a user has a password, and whether an evicted gateway may know it. It takes as long for a
