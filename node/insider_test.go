@@ -123,7 +123,7 @@ func TestPasswordsAfterEviction(t *testing.T) {
 		knock(x, b, &person{user: "anna", password: "korrekt pferd"})
 		err = x.Ended(time.Minute)
 		var hint *node.HintError
-		if !errors.As(err, &hint) || !strings.Contains(err.Error(), "older than the last eviction") ||
+		if !errors.As(err, &hint) || !strings.Contains(err.Error(), "before the last eviction was known") ||
 			!strings.Contains(hint.Hint, "gatemesh user password anna") {
 			t.Errorf("joined with the old password: %v", err)
 		}

@@ -60,9 +60,9 @@ func (n *Node) onLogon(ctx context.Context, c mesh.Newcomer, user, password stri
 	}
 	n.logons.right(user, from)
 	if stale {
-		n.strangers.Warn("log-on refused: the password is older than an eviction", who...)
+		n.strangers.Warn("log-on refused: the password was given before an eviction was known", who...)
 		return nil, &mesh.RefusedError{
-			Reason: "the password is older than the last eviction: the evicted gateway may know it",
+			Reason: "the password was given before the last eviction was known: the evicted gateway may know it",
 			Hint:   fmt.Sprintf("set another one at a member: `gatemesh user password %s`", user),
 		}
 	}
