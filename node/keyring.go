@@ -129,8 +129,9 @@ func (n *Node) memberNodes() ([]cluster.Node, error) {
 func (n *Node) turnKeys(ctx context.Context, p *parts) error {
 	tick := time.NewTicker(keyPeriod)
 	defer tick.Stop()
+	var leaving *cluster.SealedError
 	for late := false; ; {
-		if err := n.turnOnce(ctx, p, late); err != nil && ctx.Err() == nil {
+		if err := n.turnOnce(ctx, p, late); err != nil && ctx.Err() == nil && !errors.As(err, &leaving) {
 			n.log.Warn("keys are not turned", "err", err)
 		}
 		select {
