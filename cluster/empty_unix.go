@@ -19,5 +19,8 @@ func lockDir(dir string) (unlock func(), ok bool) {
 		_ = f.Close()
 		return nil, false
 	}
-	return func() { _ = f.Close() }, true
+	return func() {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) //nolint:gosec // a child may have the descriptor until it runs its program
+		_ = f.Close()
+	}, true
 }
