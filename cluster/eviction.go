@@ -111,11 +111,7 @@ func (s *Store) Expel(ctx context.Context, n Node) error {
 		if err != nil || !anew {
 			return err
 		}
-		v, err := readVerdicts(t)
-		if err != nil {
-			return err
-		}
-		r, err := readRing(t, &v)
+		v, r, err := t.ring()
 		if err != nil || len(r.Keys)+len(r.Former) == 0 {
 			return err
 		}
@@ -237,21 +233,26 @@ type Writing struct {
 // maxWritings bounds a review.
 const maxWritings = 1000
 
-// Writings returns what stands of a gateway's writes since a time, and all that is void, the
-// newest first and at most 1000. What it said of itself, and records of the audit, are left out.
+// Writings returns what stands of a gateway's writes since a time, and all that is void, the newest first and at most
+// 1000. What it said of itself, and records of the audit, are left out.
 func (s *Store) Writings(n Node, since time.Time) ([]Writing, error) {
 	found := map[ref]*Writing{}
 	err := s.judge(func(txn *badger.Txn, v *verdicts) error {
 		it := txn.NewIterator(keysOnly(append([]byte{atDot}, n[:]...)))
 		defer it.Close()
+		var last ref
+		var e *entity // last; what was written of one entity at once stands side by side
 		for it.Rewind(); it.Valid(); it.Next() {
 			_, _, r, field, ok := cutDot(it.Item().Key())
 			if !ok || !reviewed(r, n) {
 				continue
 			}
-			e, err := readEntity(snapshot{txn}, r)
-			if err != nil {
-				return err
+			if e == nil || r != last {
+				var err error
+				if e, err = readEntity(snapshot{txn}, r); err != nil {
+					return err
+				}
+				last = r
 			}
 			c := e.get(field)
 			if c == nil {

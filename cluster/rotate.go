@@ -14,11 +14,7 @@ const maxEnded = 100
 // [RingKey]. It returns a *LimitError if too many hold already.
 func (s *Store) RotateKey(ctx context.Context, kind KeyKind, urgent bool, behind ...Node) (k RingKey, err error) {
 	err = s.update(ctx, func(t *tx) error {
-		v, err := readVerdicts(t)
-		if err != nil {
-			return err
-		}
-		r, err := readRing(t, &v)
+		v, r, err := t.ring()
 		if err != nil {
 			return err
 		}
@@ -42,11 +38,7 @@ func (s *Store) RotateKey(ctx context.Context, kind KeyKind, urgent bool, behind
 func (s *Store) RenewKeys(ctx context.Context) (made []RingKey, err error) {
 	var ended []RingKey
 	err = s.update(ctx, func(t *tx) error {
-		v, err := readVerdicts(t)
-		if err != nil {
-			return err
-		}
-		r, err := readRing(t, &v)
+		v, r, err := t.ring()
 		if err != nil {
 			return err
 		}
@@ -57,6 +49,14 @@ func (s *Store) RenewKeys(ctx context.Context) (made []RingKey, err error) {
 		s.endKeys(ctx, ended)
 	}
 	return made, err
+}
+
+// ring reads the keys that hold in a transaction, and the evictions by which they do.
+func (t *tx) ring() (v verdicts, r Ring, err error) {
+	if v, err = readVerdicts(t); err == nil {
+		r, err = readRing(t, &v)
+	}
+	return v, r, err
 }
 
 // renewKeys makes keys that are in a hurry. It returns those that hold no more by that, and by what was before: the
